@@ -38,7 +38,7 @@ def count(n: int, thing: str, verb: str = "") -> str:
     >>> count(1, "row"), count(2000, "judged query"), count(1, "id", "occur"), count(0, "class", "are")
     ('1 row', '2,000 judged queries', '1 id occurs', '0 classes are')
     """
-    many = re.sub("(?<![aeiou])y$", "ie", re.sub("s$", "se", thing)) + "s"
+    many = re.sub("(?<![aeiou])y$", "ie", re.sub("(s|x|ch|sh)$", r"\1e", thing)) + "s"
     return f"{n:,} {thing if n == 1 else many}{verb and f' {does(n, verb)}'}"
 
 

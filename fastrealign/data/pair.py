@@ -71,8 +71,8 @@ def check_apart(source: RowSource, target: RowSource) -> None:
         of = max(len(source.files.shards), len(target.files.shards))
         if len(shared) < of:
             warn(
-                f"{shared[0]} is in the source and in the target, {len(shared)} of {of} files "
-                f"{does(len(shared), 'are')}: is each file of one side?"
+                f"{shared[0]}{' and others' if len(shared) > 1 else ''}: {len(shared)} of {of} files "
+                f"{does(len(shared), 'are')} in the source and in the target; check that each file is of one side"
             )
             return
     raise InputError(f"source and target are the same rows: {shared[0]} is both; {name_both()}")

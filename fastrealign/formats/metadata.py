@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from fastrealign.core.errors import InputError, warn
-from fastrealign.core.formatting import count
+from fastrealign.core.formatting import count, does
 from fastrealign.formats.arrow_columns import candidates_of
 from fastrealign.formats.base import Shard
 from fastrealign.formats.choose_column import Fit
@@ -233,7 +233,11 @@ def _warn_without(shards: list[Shard], others: int, beside: _Beside) -> None:
     if not shards or not (others or lies):
         return
     which = shards[0].path if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1:,} more"
-    seen = f"{count(others, 'other shard', 'have')} some" if others else f"{lies[0]} is beside it"
+    seen = (
+        f"{count(others, 'other shard')} of the folder {does(others, 'have')} some"
+        if others
+        else f"{lies[0]} is beside it"
+    )
     wanted = metadata_name(place(shards[0].path).stem)
     warn(
         f"{which}: found no metadata, though {seen}; ids and captions are not copied"

@@ -29,8 +29,10 @@ _STEPS = {
     _IMAGES: "it is an image; {embed}",
     _RAW: "make it .npy: numpy.save({to}, numpy.fromfile({here}, 'float32').reshape(-1, WIDTH))",
 }
-# Suffixes of other formats: a file or folder that is written has none of these.
-OTHER_SUFFIXES = frozenset((".npz", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", *chain(*_STEPS)))
+# Suffixes of other formats: a file that is written has none of these.
+OTHER_SUFFIXES = frozenset((".npz", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", ".xlsx", *chain(*_STEPS)))
+# Those that people expect a file of, not a folder. Folders of runs are named run.dat or run.ckpt, too.
+FILE_SUFFIXES = OTHER_SUFFIXES.difference(_RAW)
 # Beginnings of files: those without data, and those of other formats than their suffix.
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")

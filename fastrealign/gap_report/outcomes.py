@@ -89,7 +89,7 @@ class Outcome:
         return self.limit is not None and none.value + none.margin >= self.limit
 
     def better(self, method: str) -> bool | None:
-        """True: better than doing nothing; False: worse; None: neither, as far as these rows show."""
+        """True: better than doing nothing; False: worse; None: neither better nor worse, as far as these rows show."""
         of = self.methods[method]
         if abs(of.change) <= of.change_margin:
             return None

@@ -106,7 +106,7 @@ def _table(report: Measured) -> str:
 <p class="basis">Compared with doing nothing (“none”), by the interval of the difference:
 <span class="key better">▲ better</span>
 <span class="key best">● best of those, or not behind it by more than chance</span>
-<span class="key worse">▼ worse</span>; no mark: neither, as far as these rows show.
+<span class="key worse">▼ worse</span>; no mark: neither better nor worse, as far as these rows show.
 All differences on this page hold together with 95 % confidence. {escape(MARGINS)}.</p>"""
 
 

@@ -116,10 +116,10 @@ class Judge:
         own, self._train = known(own, fit_x[own], TRAIN), known(train, fit_y[train], TRAIN)
         self._taught, self._asked = fit_y[self._train], labels.x[test]
         for side, taught in (("source", self._taught), ("target", fit_x[own]), ("target", self._asked)):
-            if len(set(taught.tolist())) < 2:
+            if (classes := len(set(taught.tolist()))) < 2:
                 raise InputError(
-                    f"labels of the {side}: of {count(len(taught), 'row')} with a class that both sides have, all are "
-                    "of one class or none; label more rows"
+                    f"labels of the {side}: {count(len(taught), 'row', 'have')} a class that both sides have: "
+                    f"{count(classes, 'class')}, expected at least 2; label more rows"
                 )
         self._test, self._tested = _unit(sides.x, test), sides.numbers[0][test]
         by_own = classifier().fit(_unit(sides.to_fit[0], own), fit_x[own])

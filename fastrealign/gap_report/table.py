@@ -192,7 +192,10 @@ def noise_of(report: Measured) -> list[str]:
     ]
 
 
-KEY = "compared with doing nothing: + better, * best of those, - worse; no sign: neither, as far as these rows show"
+KEY = (
+    "compared with doing nothing: + better, * best of those, - worse; no sign: neither better nor worse, as far as these rows "
+    "show"
+)
 MARGINS = "±: 95 % interval, for other rows like these; figures without are exact for these rows"
 
 

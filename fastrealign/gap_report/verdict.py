@@ -88,7 +88,9 @@ def _gap(report: Measured) -> str:
 def _apart_otherwise(mixing: Outcome) -> str:
     """What equal means leave open: sides that hardly mix are apart, by their spectra or clusters."""
     none = mixing.methods["none"]
-    return ", but the sides differ in other ways" if none.value + none.margin + FAR < (mixing.limit or 0.0) else ""
+    if none.value + none.margin + FAR >= (mixing.limit or 0.0):
+        return ""
+    return ", but the sides mix less than two parts of one set would: their spectra or clusters differ"
 
 
 def _effects(of: Outcome, text: str) -> str:

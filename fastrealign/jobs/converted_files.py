@@ -17,7 +17,7 @@ from fastrealign.data.options import OutputOptions
 from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import no_bfloat16
-from fastrealign.jobs.folders import names_other_format, remove_folders, remove_temporaries
+from fastrealign.jobs.folders import A_FOLDER, names_other_format, remove_folders, remove_temporaries
 from fastrealign.jobs.layout import METADATA
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
 from fastrealign.jobs.protected_inputs import Inputs, files_of
@@ -52,9 +52,8 @@ class ConvertedFiles(OutputFolder):
             names, metadata = [path.name], [f"{path.name}.{METADATA}"]
         else:
             if (suffix in formats.FORMATS and not path.is_dir()) or names_other_format(out):
-                raise InputError(
-                    f"{out}: {suffix} is not written; name a folder or a {' or '.join(TARGETS.values())} file"
-                )
+                one = f"a {', '.join(TARGETS.values())} file or " if len(files.shards) == 1 else ""
+                raise InputError(f"{out}: {suffix} is not written; name {one}{A_FOLDER}")
             self.to = to or "parquet"
             super().__init__(path, path / JOURNAL, options.fsync)
             names, metadata = names_of(files.shards, self.to, side)

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from fastrealign.core.errors import FastRealignError
 from fastrealign.formats.registry import FORMATS
-from fastrealign.formats.unsupported import OTHER_SUFFIXES
+from fastrealign.formats.unsupported import FILE_SUFFIXES
 from fastrealign.storage.leftovers import TEMPORARY
 from fastrealign.storage.paths import Place, place
+
+# What messages about `names_other_format` advise.
+A_FOLDER = "a folder (with / at the end it may have any name)"
 
 
 def final_name(name: str) -> str:
@@ -56,9 +59,9 @@ def remove_temporaries(paths: Collection[Place]) -> None:
 
 
 def names_other_format(out: str | os.PathLike) -> bool:
-    """Whether this would be a new file of a format that is not written, by its name."""
+    """Whether this would be a new file of a format that is not written, by its name; with a slash at the end it is a folder."""
     text = os.fspath(out)
-    return not text.endswith("/") and place(text).suffix.lower() in OTHER_SUFFIXES and not is_there(place(text))
+    return not text.endswith("/") and place(text).suffix.lower() in FILE_SUFFIXES and not is_there(place(text))
 
 
 def is_there(path: Place) -> bool:

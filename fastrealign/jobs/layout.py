@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fastrealign import formats
 from fastrealign.core.errors import InputError
 from fastrealign.formats.manifest import MANIFEST
-from fastrealign.jobs.folders import inside, is_there, names_other_format, walk
+from fastrealign.jobs.folders import A_FOLDER, inside, is_there, names_other_format, walk
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.protected_inputs import Inputs, check_outside, files_of
 from fastrealign.storage.file_identity import real
@@ -47,7 +47,7 @@ class Layout:
         elif names_other_format(out):
             raise InputError(
                 f"{out}: {path.suffix} is not written, the output keeps the format of the input; "
-                f"name a {place(files.shards[0].path).suffix} file or a folder"
+                f"name {f'a {place(files.shards[0].path).suffix} file or ' if len(files.shards) == 1 else ''}{A_FOLDER}"
             )
         self.root = path.parent if self.single else path
         prefix = f"{path.name}." if self.single else ""
@@ -78,7 +78,7 @@ class Layout:
         layout.out = os.fspath(out)
         layout.root = place(out)
         if names_other_format(out):
-            raise InputError(f"{out}: {layout.root.suffix} is not written; shards go to a folder; name one")
+            raise InputError(f"{out}: {layout.root.suffix} is not written; shards go to a folder; name {A_FOLDER}")
         if layout.root.suffix.lower() in formats.FORMATS and not layout.root.is_dir():
             raise InputError(f"{out}: names one file, and shards go to a folder; name one")
         layout.single = False

@@ -87,9 +87,13 @@ class FitOptions:
 HELP = texts(FitOptions)
 
 
+# The name of bca on the pages of the project.
+BLOCKWISE = "blockwise"
+
+
 def own_name(name: str) -> str:
     """The name of a method as METHODS and saved files have it: in lower case, and bca for blockwise, as pages call it."""
-    return "bca" if name.lower() == "blockwise" else name.lower()
+    return "bca" if name.lower() == BLOCKWISE else name.lower()
 
 
 def check_method(name: object) -> str:
@@ -99,7 +103,7 @@ def check_method(name: object) -> str:
     if own_name(name) not in METHODS:
         import difflib
 
-        near = difflib.get_close_matches(name.lower(), METHODS, 1, 0.4)
+        near = difflib.get_close_matches(name.lower(), (*METHODS, BLOCKWISE), 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")
     return own_name(name)

@@ -88,9 +88,8 @@ def open_pairs(
         counts = count_rows(query), count_rows(document)
         if counts[0] != counts[1]:
             raise InputError(
-                f"{name}: {count(counts[0], 'row')} of {kind[0]}, {counts[1]:,} of {kind[1]}; row i of one belongs to "
-                "row i of the "
-                "other, so both need the same number"
+                f"{name}: {count(counts[0], 'row')} of {kind[0]}, {count(counts[1], 'row')} of {kind[1]}; "
+                "row i of one belongs to row i of the other, so both need the same number"
             )
         if counts[0] < FEWEST:
             raise InputError(

@@ -28,7 +28,7 @@ from fastrealign.formats.saved_tensors import check_record, check_saved_name, da
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.choosing import AUTO, chosen
-from fastrealign.methods.fit_options import BALANCED, own_name
+from fastrealign.methods.fit_options import BALANCED, BLOCKWISE, own_name
 from fastrealign.methods.method import Method
 from fastrealign.methods.publishing import OnHub
 from fastrealign.methods.role_fits import ROLE_METHODS, RoleFits, known
@@ -257,7 +257,7 @@ def fit_roles(
     every = (*ROLE_METHODS, BALANCED, AUTO)
     method = own_name(method) if isinstance(method, str) else method
     if method not in every:
-        hint = meant(str(method), every, f"choose one of {', '.join(every)}")
+        hint = meant(str(method), (*every, BLOCKWISE), f"choose one of {', '.join(every)}")
         raise InputError(f"there is no method {method!r} for roles{hint}")
     needed = method in (BALANCED, AUTO)
     if needed and pairs is None:

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from fastrealign.core.wording import option
 from fastrealign.data.row_source import RowsLike
 from fastrealign.diagnostics.unit_rows import unit_blocks
 from fastrealign.methods.choosing import AUTO
-from fastrealign.methods.fit_options import own_name
+from fastrealign.methods.fit_options import BLOCKWISE, own_name
 from fastrealign.methods.role_fits import ROLE_METHODS
 from fastrealign.methods.role_pairs import FEWEST
 from fastrealign.methods.roles import Roles
@@ -164,7 +164,7 @@ def _checked_methods(methods: Sequence[str]) -> list[str]:
     methods = [own_name(name) if isinstance(name, str) else name for name in methods]
     for name in methods:
         if name not in known:
-            hint = meant(str(name), known, f"choose of {', '.join(known)}")
+            hint = meant(str(name), (*known, BLOCKWISE), f"choose of {', '.join(known)}")
             raise InputError(f"there is no method {name!r} for roles{hint}")
     return list(dict.fromkeys([NONE, *methods]))
 
@@ -230,18 +230,34 @@ def _measure(
     )
 
 
+# What differs between warnings that differ in figures: these, and whether words are singular.
+_FIGURES = re.compile(r"\d[\d.,]*|\b(is|are|was|were|has|have|does|do)\b|(s?es|ies|s|y)\b")
+
+
 @contextmanager
 def _said_once() -> Iterator[None]:
     """What several fits warn of is said once for each role or file: of those that differ in figures, of halves, the first."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", FitWarning)
+    show, said = warnings.showwarning, set[tuple[str, str]]()
+
+    def show_first(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        of, _, text = str(message).partition(": ")
+        if (key := (of, _FIGURES.sub("", text))) in said and issubclass(category, FitWarning):
+            return
+        said.add(key)
+        show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show_first
+    try:
         yield
-    first: dict[tuple[str, str], warnings.WarningMessage] = {}
-    for one in said:
-        of, _, text = str(one.message).partition(": ")
-        first.setdefault((of, re.sub(r"\d[\d.,]*", "", text)), one)
-    for one in first.values():
-        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    finally:
+        warnings.showwarning = show
 
 
 def _ceilings(judged: Judged) -> list[str]:

@@ -173,13 +173,18 @@ def index(
 def _interrupted(store: Store, before: int, restart: bool) -> Interrupted:
     """What is in the store, and how to resume. `before`: rows that had an aligned vector when the run began."""
     left, done = store.pending()
+    if not done and store.keeps_earlier():
+        return Interrupted(
+            f"interrupted; nothing new is written, the earlier aligned vectors in {store.target} stay; "
+            "run the same command again"
+        )
     if not done:
         return Interrupted(f"interrupted; no aligned vector of {store.where} is written; run the same command again")
     said = (
         f"interrupted; {done:,} of {count(done + left, 'row')} of {store.where} {does(done, 'have')} an aligned vector"
     )
     if before:
-        said += ", which may be of an older vector where that was changed since"
+        said += " (where the vector was changed since, it is out of date until the next run makes it again)"
     again = f"again without {option('restart', True)}" if restart else "again"
     return Interrupted(f"{said}; run the same command {again} to resume")
 

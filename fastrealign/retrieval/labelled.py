@@ -11,6 +11,7 @@ import numpy as np
 
 from fastrealign.core.checks import SEED, whole
 from fastrealign.core.errors import InputError, warn
+from fastrealign.core.formatting import does
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.unit_rows import BLOCK_ROWS, count_rows, sample, unit_blocks
@@ -110,7 +111,8 @@ def open_pair(
     checked = None if labels is None else _checked_labels(labels, counts)
     if checked is not None and (without := counts[0] - len(np.unique(checked[:, 0]))) > counts[0] / 2:
         warn(
-            f"{without:,} of {counts[0]:,} queries have no labelled document: they count as judged, with nothing relevant; "
+            f"{without:,} of {counts[0]:,} queries {does(without, 'have')} no labelled document, and so nothing "
+            f"relevant, but {does(without, 'count')} as judged; "
             "give the judged queries alone"
         )
     weight = 1.0

@@ -17,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 
 from fastrealign.core.errors import InputError, changed, warn
-from fastrealign.core.formatting import count, does
+from fastrealign.core.formatting import does
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.id_index import lookup_hashes, twice
 from fastrealign.data.options import check_choice
@@ -248,7 +248,7 @@ def _report_left_out(examples: Examples, files: Sequence[_File]) -> None:
         why.append(f"{examples.unusable[reason]:,} {UNUSABLE[reason]} (first: {where})")
     whole = f"{len(files)} files" if several else files[0].path
     if not kept:
-        raise InputError(f"{whole}: none of the {count(left_out, 'example')} can be used here: {', '.join(why)}")
+        raise InputError(f"{whole}: no example can be used here: {', '.join(why)}")
     parts = (
         [f"{left_out:,} of {kept + left_out:,} examples {does(left_out, 'are')} left out: {', '.join(why)}"]
         if why

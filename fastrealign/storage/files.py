@@ -72,7 +72,7 @@ def reading(path: AnyPath) -> Iterator[None]:
     except FastRealignError:
         raise
     except FileNotFoundError:
-        if os.path.islink(path):
+        if os.path.islink(path) and not os.path.exists(path):
             to = os.readlink(path)
             raise InputError(
                 f"{path}: no such file or folder: it is a link to {to}; restore that, or remove the link"

@@ -174,6 +174,12 @@ def test_blockwise_is_another_name_of_bca(sides, tmp_path):
     out = str(tmp_path / "map.safetensors")
     assert main(["fit", str(text), "--target", str(image), "--method", "blockwise", "--out", out, "--quiet"]) == 0
     assert fr.load(out).name == "bca"
+    for call in (
+        lambda: fr.fit(text, image, method="blockwize"),
+        lambda: fr.fit_roles({"text": text, "image": image}, anchor="image", method="blockwize"),
+    ):
+        with pytest.raises(InputError, match="did you mean 'blockwise'"):
+            call()
 
 
 def test_what_does_not_go_with_a_method(sides, tmp_path):

@@ -141,6 +141,9 @@ class Store(Protocol):
         """Map in batches, and write, the pending rows and those whose vector was changed since; what is written stays,
         whatever happens next."""
 
+    def keeps_earlier(self) -> bool:
+        """Whether aligned vectors of an earlier run, which `fill` replaces at its end, are still there."""
+
     def drop_old(self) -> str:
         """Remove the vectors that were read, and name what was removed; "" for nothing."""
 

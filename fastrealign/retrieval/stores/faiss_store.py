@@ -157,6 +157,9 @@ class FaissStore:
         self._begun, self._new_index = None, made
         self.record()
 
+    def keeps_earlier(self) -> bool:
+        return self._new.exists()
+
     def drop_old(self) -> str:
         Path(self.where).unlink(missing_ok=True)
         return self.where

@@ -145,6 +145,9 @@ class LanceStore:
         finally:  # an interrupt, or a bad row later on: what is complete stays
             self._commit(complete)
 
+    def keeps_earlier(self) -> bool:
+        return False
+
     def drop_old(self) -> str:
         self._drop(self.column)
         return self.column

@@ -110,6 +110,9 @@ class PgvectorStore:
                 break
         align.bare = self._do("SELECT count(*) FROM {table} WHERE {column} IS NULL AND {target} IS NOT NULL")[0][0]
 
+    def keeps_earlier(self) -> bool:
+        return False
+
     def drop_old(self) -> str:
         self._at.hold(self._oid)
         self._do("ALTER TABLE {table} DROP COLUMN {column}")

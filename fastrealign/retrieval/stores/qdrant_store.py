@@ -140,6 +140,9 @@ class QdrantStore:
             points = [point for point in points if point.id not in lost]
             self._map(self._not_copied(points) if copies else points, align, role_column)
 
+    def keeps_earlier(self) -> bool:
+        return False
+
     def drop_old(self) -> str:
         with self._answering():
             if self._into != self._collection:

@@ -16,6 +16,7 @@ import fastrealign as fr
 from fastrealign.jobs.layout import Layout
 from fastrealign.jobs.summary import gap_lines
 from fastrealign.methods.baselines import fit_baseline
+from fastrealign.storage.files import reading
 
 
 def test_align_shows_the_gap_before_and_after_and_what_was_written(tmp_path, sides, run):
@@ -219,10 +220,21 @@ def test_an_output_is_not_named_like_a_file_of_another_format(tmp_path, sides, r
             1,
         ) and f"{out}: {out.suffix} is not written".lower() in err.lower()
         assert " a .npy" in err and "a folder" in err and corpus.tree(tmp_path) == before
+        assert "with / at the end" in err
     with pytest.raises(fr.InputError, match="is not written; shards go to a folder"):
         Layout.of_new_shards(out)
+    # Of several shards a file cannot be made.
+    for words in (("align", sides[0], "--target", sides[1]), ("convert", sides[0])):
+        code, _, err = run(*words, "--out", out)
+        assert code == 2 and "is not written" in err and "; name a folder (" in err
     assert run(*commands[0], "--out", f"{out}/")[0] == 0 and (out / "part_0.npy").is_file()
     assert run(*commands[0], "--out", out, "--resume")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["run.dat", "x.raw", "x.bin", "x.ckpt"])
+def test_a_folder_may_be_named_like_raw_data(tmp_path, sides, run, name):
+    assert run("align", sides[0], "--target", sides[1], "--out", tmp_path / name)[0] == 0
+    assert (tmp_path / name / "part_0.npy").is_file()
 
 
 def test_what_is_no_alignment_and_what_to_name(tmp_path, sides, run):
@@ -255,3 +267,10 @@ def test_a_link_to_nothing(tmp_path, sides, run):
         code, _, err = run("inspect", given)
         assert (code, err.count("\n")) == (2, 1)
         assert f"{link}: no such file or folder: it is a link to gone.npy; restore that, or remove the link" in err
+
+
+def test_a_link_to_a_folder_is_not_blamed_for_a_file_in_it(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (link := tmp_path / "link").symlink_to("folder")
+    with pytest.raises(fr.InputError, match=r"no such file or folder$"), reading(link):
+        (link / "gone").stat()

@@ -358,7 +358,7 @@ def test_centred_sides_are_not_the_same_rows(rng):
 
 def test_some_files_on_both_sides_are_warned_of(tmp_path, rng):
     folder = corpus.npy_folder(tmp_path / "rows", np.split(rng.standard_normal((60, 4)), 3))
-    with pytest.warns(FitWarning, match=r"part_0\.npy is in the source and in the target, 1 of 3 files is"):
+    with pytest.warns(FitWarning, match=r"part_0\.npy: 1 of 3 files is in the source and in the target"):
         fr.fit(folder, folder / "part_0.npy")
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.core.errors import warn
+from fastrealign.core.formatting import count
 from fastrealign.methods.baseline import Baseline
-from fastrealign.retrieval import evaluate
+from fastrealign.retrieval import evaluate, evaluation
 from fastrealign.retrieval.bootstrap import Figure, figures
 
 
@@ -182,6 +185,7 @@ def test_few_queries_are_said_to_be_few(world):
         ({"qrels": None}, "either qrels"),
         ({"pairs": True}, "either qrels"),
         ({"methods": ["centered"]}, "no method 'centered' for roles, did you mean 'centred'"),
+        ({"methods": ["blockwize"]}, "no method 'blockwize' for roles, did you mean 'blockwise'"),
         ({"ids": {"picture": []}}, "ids: there is no role 'picture'"),
         ({"images": np.ones((4, 5))}, "images: rows are 5 wide, those of queries 16"),
         ({"sample": 0}, "sample=0"),
@@ -233,3 +237,24 @@ def test_a_document_without_a_direction_is_named(world):
 
 def test_nothing_is_better_without_a_difference():
     assert Figure(0.5, (0.4, 0.6), 0.0, (0.0, 0.0)).better is None
+
+
+def test_warnings_are_said_at_once_and_once(world, monkeypatch):
+    """Whatever happens later, of every category, and once where figures and so the number of words differ."""
+    real, calls = evaluation.search, []
+
+    def search(*given):
+        calls.append(given)
+        warn(f"role query: {count(len(calls), 'row', 'are')} few")
+        warn(f"role text: row {len(calls)}", UserWarning)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(evaluation, "search", search)
+    shown = warnings.showwarning
+    with pytest.warns(UserWarning) as said, pytest.raises(KeyboardInterrupt):
+        evaluate(**world)
+    texts = [str(one.message) for one in said if "role " in str(one.message)]
+    assert texts == ["role query: 1 row is few", "role text: row 1", "role text: row 2", "role text: row 3"]
+    assert warnings.showwarning is shown

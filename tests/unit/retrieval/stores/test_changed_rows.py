@@ -325,7 +325,10 @@ def test_an_interrupt_says_what_is_in_the_store(store, roles, others, small_batc
     index(store.place, roles, role_column="modality")
     embed_again(store, [*range(0, N, 4)])
     done, said = interrupted(roles, 1)
-    assert done == N and "aligned vector, which may be of an older vector where that was changed since; run" in said
+    assert (
+        done == N
+        and "aligned vector (where the vector was changed since, it is out of date until the next run makes" in said
+    )
     assert index(store.place, roles, role_column="modality").rows == 10
     if several:
         done, said = interrupted(others, 3, restart=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import corpus
 import numpy as np
 import pytest
 
@@ -110,6 +111,14 @@ def test_a_kill_leaves_nothing(store, roles, small_batches, killed_at, tmp_path)
         index(path, roles, role_column=store.by)
     calls = killed_at(None)
     assert index(path, roles, role_column=store.by).rows == sum(calls) == N
+    # The earlier index stays where it is to be made again.
+    there = path.replace(".faiss", ".aligned.faiss")
+    before = corpus.tree(tmp_path)
+    killed_at(4, by=KeyboardInterrupt)
+    said = rf"^interrupted; nothing new is written, the earlier aligned vectors in {there} stay; run the same command again$"
+    with pytest.raises(KeyboardInterrupt, match=said):
+        index(path, roles, role_column=store.by, restart=True)
+    assert corpus.tree(tmp_path) == before
 
 
 def test_a_kill_between_record_and_index(store, roles, tmp_path, monkeypatch):
