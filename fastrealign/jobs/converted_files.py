@@ -12,6 +12,7 @@ import numpy as np
 from fastrealign import formats
 from fastrealign.core.choices import SIDES, TARGETS
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import listed
 from fastrealign.core.wording import option
 from fastrealign.data.options import OutputOptions
 from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
@@ -51,9 +52,10 @@ class ConvertedFiles(OutputFolder):
             super().__init__(path.parent, path.with_name(f".{path.name}{JOURNAL}"), options.fsync)
             names, metadata = [path.name], [f"{path.name}.{METADATA}"]
         else:
-            if (suffix in formats.FORMATS and not path.is_dir()) or names_other_format(out):
-                one = f"a {', '.join(TARGETS.values())} file or " if len(files.shards) == 1 else ""
-                raise InputError(f"{out}: {suffix} is not written; name {one}{A_FOLDER}")
+            other = names_other_format(out)
+            if other or (suffix in formats.FORMATS and not path.is_dir()):
+                file = f"a {listed(list(TARGETS.values()), 'or')} file or " if len(files.shards) == 1 else ""
+                raise InputError(f"{out}: {suffix} is not written; name {file}{A_FOLDER if other else 'a folder'}")
             self.to = to or "parquet"
             super().__init__(path, path / JOURNAL, options.fsync)
             names, metadata = names_of(files.shards, self.to, side)

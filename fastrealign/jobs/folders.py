@@ -14,8 +14,8 @@ from fastrealign.formats.unsupported import FILE_SUFFIXES
 from fastrealign.storage.leftovers import TEMPORARY
 from fastrealign.storage.paths import Place, place
 
-# What messages about `names_other_format` advise.
-A_FOLDER = "a folder (with / at the end it may have any name)"
+# Advice where `names_other_format`.
+A_FOLDER = "a folder (a slash at the end makes one of that name)"
 
 
 def final_name(name: str) -> str:

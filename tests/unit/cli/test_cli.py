@@ -220,7 +220,7 @@ def test_an_output_is_not_named_like_a_file_of_another_format(tmp_path, sides, r
             1,
         ) and f"{out}: {out.suffix} is not written".lower() in err.lower()
         assert " a .npy" in err and "a folder" in err and corpus.tree(tmp_path) == before
-        assert "with / at the end" in err
+        assert "a slash at the end makes one of that name" in err
     with pytest.raises(fr.InputError, match="is not written; shards go to a folder"):
         Layout.of_new_shards(out)
     # Of several shards a file cannot be made.
