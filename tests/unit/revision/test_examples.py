@@ -375,7 +375,7 @@ def test_files_of_which_nothing_can_be_used(tmp_path):
     with pytest.raises(InputError, match=r"a\.json: no example can be used here: 3 text only .*record 0\)$"):
         read_examples(paths[0])
     with pytest.raises(
-        InputError, match=r"2 files: none of the 5 .*: 4 text only \(first: .*a\.json: record 0\), 1 that end"
+        InputError, match=r"2 files: no example .*: 4 text only \(first: .*a\.json: record 0\), 1 that end"
     ):
         read_examples(paths)
     with pytest.warns(UserWarning, match="3 files: 5 of 6 examples"):
