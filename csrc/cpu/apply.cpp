@@ -197,7 +197,7 @@ constexpr int rows_of_writer = 2;
 // with AVX-512: as many as without writing; fewer are slower. Does not help with AVX2.
 constexpr int rows_beside = most_sums / 2;
 constexpr bool registers_suffice = most_sums >= 8;
-// Two non-temporal streams with equal low address bits hold up every load that has these bits soon after: up to eight
+// Two non-temporal streams with equal low address bits hold up every load that has these bits soon after: up to ten
 // times slower, measured on Zen 3 with AVX2. Not measured with AVX-512, where it is as before.
 constexpr int64_t page = 4096;
 constexpr bool streams_must_differ = !registers_suffice;

@@ -72,10 +72,18 @@ def check_saved_name(path: AnyPath, kind: str) -> None:
         raise InputError(f"{text}: {suffix} is not what a saved {kind} is; name it {better}")
 
 
-def _better(folder: Path) -> str:
-    """What to name instead: the alignment of the run whose output this is, where it is one."""
+def _better(folder: Path, kind: str) -> str:
+    """What to name instead: the alignment of the run whose output this is, where that is wanted and there."""
     beside = folder / "alignment.safetensors"
-    return f"name {beside}" if beside.exists() else "name a file that fastrealign saved"
+    return f"name {beside}" if kind == "alignment" and beside.exists() else f"name {_saved(kind)}"
+
+
+def _advice(path: AnyPath, kind: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return ""
+    if place(path).suffix == ".safetensors":
+        return "; the file is damaged, or no safetensors file"
+    return f"; {_better(Path(path).parent, kind)}"
 
 
 def _saved(kind: str) -> str:
@@ -87,7 +95,7 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     if not is_on_hub(path) and isinstance(place(path), Path) and is_folder(path):
         raise InputError(
-            f"{path}: cannot be read as a saved {kind} (.safetensors): it is a folder; {_better(Path(path))}"
+            f"{path}: cannot be read as a saved {kind} (.safetensors): it is a folder; {_better(Path(path), kind)}"
         )
     at = hub_file(str(path)) if is_on_hub(path) else path
     try:
@@ -101,7 +109,7 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple
         if (short := shortage(error)) is not None:
             raise FastRealignError(f"{path}: cannot be read: {short}") from error
         raise InputError(
-            f"{path}: cannot be read as a saved {kind} (.safetensors): {error}; {_better(Path(path).parent)}"
+            f"{path}: cannot be read as a saved {kind} (.safetensors): {error}{_advice(path, kind, error)}"
         ) from None
     if record is None:
         raise InputError(f"{path}: a safetensors file, but not one that fastrealign saved; expected {_saved(kind)}")

@@ -1,7 +1,7 @@
 """Rows that are copies: a picture with five captions is in the target five times, and is still one picture.
 
 Search has one document for it, its rows do not both train and test, and intervals count it once. Rows are copies where they are
-equal, and where they differ by rounding: the same picture in another element type, or embedded twice.
+equal, or nearly: the same picture in another element type, or embedded twice.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ _BLOCK = 4096
 # Of rows that are near, the projections on random directions are compared first. That of a difference exceeds _DEVIATIONS
 # standard deviations in one of 16,000.
 _DIRECTIONS, _DEVIATIONS = 6, 4.0
+# The search ends without near copies after so many comparisons a row: whole rows, and projections. A cluster of rows that are
+# somewhat further apart than near copies would take as many as it has pairs.
+_COMPARED, _PROJECTED = 20, (1000, 0.1)
 
 
 def numbered(rows: np.ndarray) -> np.ndarray:
@@ -30,6 +33,8 @@ def numbered(rows: np.ndarray) -> np.ndarray:
     equal = np.fromiter((numbers.setdefault(row.tobytes(), len(numbers)) for row in plain), np.int64, len(plain))
     if len(numbers) < len(plain):
         plain = plain[first_rows(equal)]
+    if len(plain) < 2:
+        return equal
     plain -= plain.mean(axis=0, dtype=np.float64)  # distances of rows in a narrow cone are then exact enough
     return _near_copies(plain)[equal]
 
@@ -37,8 +42,8 @@ def numbered(rows: np.ndarray) -> np.ndarray:
 def _near_copies(rows: np.ndarray) -> np.ndarray:
     """A number for each of different rows whose mean is zero, the same for near copies; of rows without such, 0 to n - 1.
 
-    Rows are near copies where they are near and few others are up to twice as far apart. Where rows are so dense that they are
-    near by chance, there are at least as many of those.
+    Rows are near copies where they are near and, in all of the rows, few others are up to twice as far apart. Where rows are so
+    dense that they are near by chance, there are at least as many of those.
     """
     n, d = rows.shape
     own, squares = np.arange(n), np.einsum("ij,ij->i", rows, rows)
@@ -57,6 +62,7 @@ def _near_copies(rows: np.ndarray) -> np.ndarray:
     most = np.sqrt(near) * min(1.0, _DEVIATIONS / np.sqrt(d))
     # Of each row, in this order, one before it that is near. What is near the one is near the other.
     linked = own.copy()
+    left, last = _COMPARED * n, _PROJECTED[0] + int(_PROJECTED[1] * n)
     for step in range(1, n):
         close = first[step:] - first[:-step] <= most
         if not close.any():
@@ -64,6 +70,9 @@ def _near_copies(rows: np.ndarray) -> np.ndarray:
         here = np.flatnonzero(close & (linked[step:] == own[step:]))
         for place in others:
             here = here[np.abs(place[here + step] - place[here]) <= most]
+        left -= len(here)
+        if left < 0 or step > last:
+            return own
         here = here[_apart(rows, order[here], order[here + step]) <= near]
         linked[here + step] = here
     while not np.array_equal(linked, linked[linked]):
@@ -132,7 +141,6 @@ def copies_of(name: str, numbers: np.ndarray) -> str:
     if copies <= MANY * len(numbers):
         return ""
     return (
-        f"{name}: {copies:,} of its {len(numbers):,} rows {does(copies, 'are')} copies of others, equal or apart by "
-        "rounding; copies count "
-        "once in search and in intervals, and do not both train and test"
+        f"{name}: {copies:,} of its {len(numbers):,} rows {does(copies, 'are')} copies of others, equal or "
+        "nearly; copies count once in search and in intervals, and do not both train and test"
     )

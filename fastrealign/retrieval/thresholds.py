@@ -10,9 +10,9 @@ caption are each a wrong result for the other's query. What is sampled are units
 are sums over pairs of units, and their variance that of a U-statistic, by the sum of all pairs that a unit takes part in. A
 bootstrap over queries would not see documents nor, where no result is wrong, any spread.
 
-The interval is for the precision on other pairs, as many as these, since that is what a user meets: they vary as much as the
-pairs counted, so the effective number is halved. Its lower end counts that the threshold was chosen on the same pairs, of
-several of which any could have reached the precision by chance.
+The interval is for the precision on other pairs, as many as these, since that is what a user meets. Two samples differ with
+twice the variance of one, so the effective number is halved. Its lower end counts that the threshold was chosen on the same
+pairs, of several of which any could have reached the precision by chance.
 """
 
 from __future__ import annotations

@@ -244,7 +244,13 @@ def test_what_is_no_alignment_and_what_to_name(tmp_path, sides, run):
         code, _, err = run("apply", given, sides[0], "--out", tmp_path / "again")
         assert (code, err.count("\n")) == (2, 1) and f"; name {out / 'alignment.safetensors'}\n" in err
     code, _, err = run("apply", sides[1], sides[0], "--out", tmp_path / "again")
-    assert code == 2 and "it is a folder; name a file that fastrealign saved" in err
+    assert code == 2 and "it is a folder; name a saved alignment" in err
+    saved = out / "alignment.safetensors"
+    saved.write_bytes(saved.read_bytes()[:100])
+    code, _, err = run("apply", saved, sides[0], "--out", tmp_path / "again")
+    assert code == 2 and "the file is damaged" in err and "name " not in err
+    with pytest.raises(fr.InputError, match="it is a folder; name saved roles"):
+        fr.Roles.load(out)
 
 
 def test_a_name_with_spaces_that_was_not_quoted(tmp_path, sides, run, monkeypatch):
