@@ -129,6 +129,7 @@ class Tokenizer:
 @pytest.fixture
 def made_up_towers(monkeypatch):
     library = towers._library
+    monkeypatch.setattr(towers, "LIBRARIES", {"PIL": "pillow"})
     monkeypatch.setattr(towers, "_session", lambda path, model: Session())
     monkeypatch.setattr(
         towers,

@@ -100,7 +100,7 @@ def test_ids_become_rows_and_what_is_missing_is_counted_and_named(tmp_path):
     notes = " | ".join(judged.notes)
     assert "1 judged query has no embedding, the first is 'q9'" in notes
     assert "2 judged documents have no embedding, the first is 'lost'" in notes
-    assert "1 judged id of a text and of an image" in notes and "1 judged query has no relevant document" in notes
+    assert "1 judged id is of a text and of an image" in notes and "1 judged query has no relevant document" in notes
 
 
 def test_no_judged_query_left(tmp_path):
