@@ -27,7 +27,7 @@ class Case:
         self.whole = corpus.tree(folder / "whole")
         self.unfinished = folder / "unfinished"
         for until in (1, 4):
-            with pytest.raises(fr.FastRealignError, match="(is|are) complete"):
+            with pytest.raises(fr.FastRealignError, match=r"(is|are) complete"):
                 self.run(self.unfinished, threads=1, resume=until > 1, progress=StopAfter(until * EACH))
             if until == 1:  # so that there is a line that forgets
                 (self.unfinished / "part_0.npy").write_bytes(b"damaged")
