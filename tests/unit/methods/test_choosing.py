@@ -239,7 +239,7 @@ def _with(pairs, role, rows):
         (lambda p: {("query", "imgae"): p["query", "image"]}, r"no role 'imgae', did you mean 'image'\?"),
         (
             lambda p: _with(p, "text", (p["query", "text"][0], p["query", "text"][1][:-1])),
-            "225 rows of query, 224 of text",
+            "225 rows of query, 224 rows of text",
         ),
         (
             lambda p: _with(p, "text", tuple(x[:30] for x in p["query", "text"])),
