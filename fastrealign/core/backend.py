@@ -21,6 +21,8 @@ from fastrealign.core.errors import InputError
 
 VARIABLE = "FASTREALIGN_BACKEND"
 OLDEST_TRITON = (3, 4)
+# Types of devices that some backend computes on; torch calls AMD's GPUs cuda, too.
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def _chosen(device: str, index: int, asked: str | None, variable: str, interpret
         if obstacle is None:
             return Choice(name, "; ".join(["the best that can run", *obstacles]))
         obstacles.append(f"not {name}: {obstacle}")
+    if device not in DEVICES:
+        raise InputError(f"rows on {device}:{index}, expected the CPU or a GPU of NVIDIA or AMD; move them with .cpu()")
     raise InputError(f"rows on {device}:{index}: no backend can run; {'; '.join(obstacles)}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastrealign.core.backend import DEVICES, choose
 from fastrealign.core.errors import InputError
 
 # What buffers are cast to for mixed precision.
@@ -52,7 +53,10 @@ class ExactModule(torch.nn.Module):
         return buffer if buffer is None or buffer.dtype == torch.float64 else self._exact[name][1]
 
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
-        """x as rows (n, dim); InputError for another width, and for forward-mode differentiation, which operators drop."""
+        """x as rows (n, dim).
+
+        InputError for another width, a device without kernels, and forward-mode differentiation, which operators drop.
+        """
         if x.layout != torch.strided:
             raise InputError(f"a tensor of layout {x.layout}, expected a dense one; pass x.to_dense()")
         width = x.shape[-1] if x.ndim else 0
@@ -62,6 +66,8 @@ class ExactModule(torch.nn.Module):
             raise InputError(
                 f"{self._name()} has no forward-mode derivative; take torch.autograd.grad, or x without tangent"
             )
+        if x.device.type not in (*DEVICES, "meta"):
+            choose(x.device.type, x.device.index or 0)  # refuses them, before anything is computed or drawn there
         return x.reshape(-1, self.dim)
 
     def _name(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastrealign.core.arrays import given_back
+from fastrealign.core.backend import choose
 from fastrealign.core.bad_rows import GOOD
 from fastrealign.core.dtypes import ElementType, as_dtype
 from fastrealign.core.errors import BadRowsError, InputError
@@ -117,6 +118,8 @@ class MapsRows(Saved):
         x = taken.rows
         single = x.ndim == 1
         rows = taken_rows(x[None] if single else x, given=given)
+        if is_tensor(rows) and on_device(rows):
+            choose(rows.device.type, rows.device.index or 0, backend)  # before torch allocates there, or noise is drawn
         self.check_width(rows.shape[1])
         if single and bad_rows == "skip":
             raise InputError(

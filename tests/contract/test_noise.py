@@ -247,6 +247,49 @@ def test_on_devices_it_is_refused_where_files_are_written(sides, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_it_needs_no_generator_of_the_device(sides, name):
+    """Noise of a length is drawn on the CPU: a device on which torch draws nothing gives the rows of any other."""
+    torch = pytest.importorskip("torch")
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class NoGenerator(TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            if torch.Tag.nondeterministic_seeded in op.tags:
+                raise NotImplementedError(f"Could not run '{op}'")
+            return op(*args, **(kwargs or {}))
+
+    text, image, rows = sides
+    method = fr.fit(text, image, method=name)
+    there, layer = torch.from_numpy(rows.astype(np.float64)), fr.nn.as_module(method, noise=0.7, seed=5)
+    with NoGenerator():
+        with pytest.raises(NotImplementedError):
+            torch.randn_like(there)
+        called, trained = method(there, noise=0.7, seed=5), layer(there)
+    expected = method(rows.astype(np.float64), noise=0.7, seed=5)
+    np.testing.assert_array_equal(called.numpy(), expected)
+    np.testing.assert_allclose(trained.numpy(), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["realign", "mean-shift", "c3"])
+def test_a_device_without_kernels_is_refused_before_anything_is_drawn(sides, name):
+    torch = pytest.importorskip("torch")
+    if not hasattr(torch._C, "_acc"):
+        pytest.skip("this torch makes no tensors of a device that has no operators")
+    text, image, _ = sides
+    method = fr.fit(text, image, method=name)
+    there = torch._C._acc.create_empty_tensor((5, method.dim), torch.float32)  # of a device that has no operators
+    for call in (
+        lambda: method(there, noise=1.0),
+        lambda: fr.nn.as_module(method, noise=1.0)(there),
+        lambda: fr.nn.as_module(method)(there),  # C3's own noise is drawn on the device
+    ):
+        with pytest.raises(
+            InputError, match=r"^rows on privateuseone:0, expected the CPU or a GPU of NVIDIA or AMD; move"
+        ):
+            call()
+
+
 def test_the_command(sides, tmp_path, capsys):
     text, image, rows = str(sides[0]), str(sides[1]), sides[2]
     words = ["align", text, "--target", image, "--method", "none", "--noise", "1", "--seed", "4"]
