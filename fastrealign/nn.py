@@ -124,7 +124,8 @@ class ReAlign(NoisyModule):
         first : int or int64 (n,), optional
             For the noise: the number of the first row, or of each. By default the rows of a call are numbered after those of
             the calls before it (`rows_seen`, which `state_dict` keeps): in a new epoch a row gets other noise. Processes that
-            train together count apart; give them numbers, or seeds of their own.
+            train together count apart; give them numbers, or seeds of their own. Gradient checkpointing, which calls
+            `forward` twice with the same rows, needs numbers too.
         """
         rows, noisy = self._rows(x), self.adds_noise and self.training
         aligned = torch.ops.fastrealign.apply(rows, self._value("map"), 2, torch.float64 if noisy else rows.dtype)
@@ -161,7 +162,7 @@ class ReAlign(NoisyModule):
         """
         self._restore()
         self._first = None  # the encoder moves, and the map after it
-        rows = self._rows(text.detach())
+        rows = self._rows(text).detach()
         unit = torch.zeros_like(self.map)
         unit[0] = 1.0
         sums, good = self._sums(rows, unit, 0)
@@ -193,7 +194,8 @@ class ReAlign(NoisyModule):
 
     def extra_repr(self) -> str:
         self._restore("map")
-        return f"dim={self.dim}, s={self.map[0].item():.4g}"
+        scale = "" if self.map.is_meta else f", s={self.map[0].item():.4g}"
+        return f"dim={self.dim}{scale}"
 
 
 class Steps(NoisyModule):

@@ -9,6 +9,7 @@ import torch
 
 from fastrealign.core.backend import DEVICES, choose
 from fastrealign.core.errors import InputError
+from fastrealign.core.row_argument import described
 
 # What buffers are cast to for mixed precision.
 _NARROWER = (torch.bfloat16, torch.float16, torch.float32)
@@ -55,19 +56,30 @@ class ExactModule(torch.nn.Module):
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
         """x as rows (n, dim).
 
-        InputError for another width, a device without kernels, and forward-mode differentiation, which operators drop.
+        InputError for another width, a device without kernels, and transforms that operators drop or cannot take.
         """
+        if not isinstance(x, torch.Tensor):
+            raise InputError(f"{described(x)}, expected a torch tensor (..., {self.dim})")
+        if x.is_nested and x.layout == torch.strided:
+            raise InputError("a nested tensor, expected a dense one; pass torch.cat(x.unbind()), the rows of all parts")
         if x.layout != torch.strided:
             raise InputError(f"a tensor of layout {x.layout}, expected a dense one; pass x.to_dense()")
         width = x.shape[-1] if x.ndim else 0
         if width != self.dim:
             raise InputError(f"rows are {width} wide, {self._name()} was fitted on {self.dim}")
-        if not torch.compiler.is_compiling() and torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
+        if x.device.type not in (*DEVICES, "meta"):
+            choose(x.device.type, x.device.index or 0)  # refuses them, before anything is computed or drawn there
+        if torch.compiler.is_compiling():
+            return x.reshape(-1, self.dim)
+        if torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
             raise InputError(
                 f"{self._name()} has no forward-mode derivative; take torch.autograd.grad, or x without tangent"
             )
-        if x.device.type not in (*DEVICES, "meta"):
-            choose(x.device.type, x.device.index or 0)  # refuses them, before anything is computed or drawn there
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            raise InputError(
+                f"{self._name()} takes no transform of torch.func (vmap, grad, jacrev, ...); pass all rows in one tensor, and "
+                "take gradients with torch.autograd.grad"
+            )
         return x.reshape(-1, self.dim)
 
     def _name(self) -> str:
@@ -90,8 +102,12 @@ class ExactModule(torch.nn.Module):
         super()._save_to_state_dict(*args)
 
     def _load_from_state_dict(self, *args: Any) -> None:
+        """Values in the module's own element types, also where load_state_dict(assign=True) takes over tensors of others."""
         self._restore()
+        kinds = {name: buffer.dtype for name, buffer in self._buffers.items() if buffer is not None}
         super()._load_from_state_dict(*args)
+        for name, kind in kinds.items():
+            self._buffers[name] = self._buffers[name].to(kind)
         self._keep()
 
     def __getstate__(self) -> dict[str, Any]:

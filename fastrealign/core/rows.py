@@ -13,7 +13,7 @@ import fastrealign._core as _core
 from fastrealign.core import arrays
 from fastrealign.core.dtypes import CODES, EXPECTED, as_dtype
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_argument import Rows, unmasked
+from fastrealign.core.row_argument import Rows, described, unmasked
 from fastrealign.core.tensors import checked_output, is_tensor, on_device, view_of
 
 
@@ -97,7 +97,7 @@ def as_output(out: object) -> np.ndarray:
     if is_tensor(out):
         return view_of(checked_output(out), "out")
     if not isinstance(out, np.ndarray):
-        raise InputError(f"out is a {type(out).__name__}, expected a NumPy array or a torch tensor")
+        raise InputError(f"out is {described(out)}, expected a NumPy array or a torch tensor")
     return out if type(out) is np.ndarray else unmasked(out, "out")
 
 

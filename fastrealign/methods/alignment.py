@@ -13,7 +13,7 @@ from fastrealign.core import ops
 from fastrealign.core.bad_rows import Counts
 from fastrealign.core.digest import sha256
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_argument import Rows, unmasked
+from fastrealign.core.row_argument import Rows, described, unmasked
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
@@ -175,9 +175,7 @@ class Alignment(MapsRows):
         if isinstance(given, Alignment):
             return given
         if not is_path(given):
-            raise InputError(
-                f"the alignment is a {type(given).__name__}, expected an Alignment or the path of a saved one"
-            )
+            raise InputError(f"the alignment is {described(given)}, expected an Alignment or the path of a saved one")
         return cls.load(given)
 
     def named(self, encoders: tuple[str | None, str | None], columns: tuple[str | None, str | None]) -> Alignment:

@@ -14,6 +14,8 @@ def noise(seed: int, numbers: np.ndarray, d: int) -> np.ndarray:
     the counter. Box and Muller make two normals of two of its numbers, so every row takes equally many. Angles are float32,
     of 24 bits: four times as fast, and rows are no finer.
     """
+    if len(numbers) == 0:
+        return np.empty((0, d))
     half = -(-d // 4) * 2  # Philox gives four numbers a count
     counts = half // 2
     bits = np.empty((len(numbers), 2 * half), np.uint64)

@@ -7,23 +7,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastrealign.core.errors import InputError
 from fastrealign.core.exact_module import ExactModule
 from fastrealign.data.options import NoiseOptions
 from fastrealign.methods.noise import noise, row_numbers
 
 
 @torch.library.custom_op("fastrealign::noise", mutates_args=())
-def _drawn(numbers: torch.Tensor, seed: int, d: int) -> torch.Tensor:
-    """Standard normal float64 (n, d), on the device of the row numbers: drawn on the CPU, so alike on every device.
+def _drawn(first: torch.Tensor, seed: int, n: int, d: int) -> torch.Tensor:
+    """Standard normal float64 (n, d), on the device of `first`: drawn on the CPU, so alike on every device.
 
-    Torch's whole numbers are signed: a seed from 2^63 on comes less 2^64.
+    first   the number of the first row, or of each
+    seed    torch's whole numbers are signed: a seed from 2^63 on comes less 2^64
     """
-    return torch.from_numpy(noise(seed % 2**64, numbers.cpu().numpy(), d)).to(numbers.device)
+    return torch.from_numpy(noise(seed % 2**64, row_numbers(first.cpu().numpy(), n), d)).to(first.device)
 
 
 @_drawn.register_fake
-def _(numbers: torch.Tensor, seed: int, d: int) -> torch.Tensor:
-    return numbers.new_empty((len(numbers), d), dtype=torch.float64)
+def _(first: torch.Tensor, seed: int, n: int, d: int) -> torch.Tensor:
+    return first.new_empty((n, d), dtype=torch.float64)
 
 
 class NoisyModule(ExactModule):
@@ -42,20 +44,30 @@ class NoisyModule(ExactModule):
         if self.adds_noise:
             self.register_buffer("rows_seen", torch.zeros((), dtype=torch.int64))
 
-    def _numbers(self, rows: torch.Tensor, first: int | torch.Tensor | np.ndarray | None) -> torch.Tensor:
+    def _first_number(self, rows: torch.Tensor, first: int | torch.Tensor | np.ndarray | None) -> torch.Tensor:
+        """The number of the first row, or of each, which the operator checks. Without `first` rows are counted on."""
         if first is None:
-            numbers = self.rows_seen + torch.arange(len(rows), device=self.rows_seen.device)
+            # Checkpointing calls forward again for the gradient, with the rows of the first call.
+            if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+                raise InputError(
+                    "forward runs again within the backward pass, as in gradient checkpointing, where rows would get other "
+                    "noise; pass it the numbers of the rows, first="
+                )
+            number = self.rows_seen.clone()
             self.rows_seen += len(rows)
-            return numbers.to(rows.device)
+            return number
         if isinstance(first, torch.Tensor):
-            first = first.reshape(-1).cpu().numpy()
-        return torch.from_numpy(row_numbers(first, len(rows))).to(rows.device)
+            return first.reshape(-1) if first.ndim else first
+        if isinstance(first, int) and torch.compiler.is_compiling():
+            return torch.full((), first, dtype=torch.int64)
+        return torch.from_numpy(row_numbers(first, len(rows)))
 
     def _noise(self, rows: torch.Tensor, first: int | torch.Tensor | np.ndarray | None) -> torch.Tensor:
         """Noise for rows (n, d), float64."""
-        numbers, seed = self._numbers(rows, first), self.noise.seed
+        number, seed = self._first_number(rows, first), self.noise.seed
         signed = seed - 2**64 if seed >= 2**63 else seed
-        return self.noise.sigma(self.dim) * torch.ops.fastrealign.noise(numbers, signed, self.dim)
+        drawn = torch.ops.fastrealign.noise(number, signed, len(rows), self.dim)
+        return self.noise.sigma(self.dim) * drawn.to(rows.device)
 
     def _noisy(self, rows: torch.Tensor, mapped: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Mapped rows, float64, with noise, projected again, in the type of `rows`; rows without a direction unchanged."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.row_argument import described
 from fastrealign.core.text import is_utf8
 from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES, first_of
 from fastrealign.storage.text_values import id_text
@@ -97,7 +98,7 @@ def caption_example(text: str, number: str) -> Example:
 def record_example(record: object, number: str) -> Example:
     """The example of a record; `number` is the id of a caption that has none. Raises InputError or UnusableError."""
     if not isinstance(record, dict):
-        raise InputError(f"is a {type(record).__name__}, expected an object with an id and conversations or a caption")
+        raise InputError(f"is {described(record)}, expected an object with an id and conversations or a caption")
     id = number if is_numbered(record) else _own_id(record)
     if id is None:
         raise InputError(f"has no id ({', '.join(ID_NAMES)}); its keys are {', '.join(map(repr, record)) or 'none'}")

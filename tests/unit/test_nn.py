@@ -219,6 +219,9 @@ def test_derivatives_that_are_not_there_are_refused(sides, name):
     text = torch.from_numpy(sides[0][:5])
     with pytest.raises(InputError, match="has no forward-mode derivative"):
         torch.func.jvp(layer, (text,), (torch.ones_like(text),))
+    for transform in (torch.func.vmap, torch.func.jacrev, lambda layer: torch.func.grad(lambda x: layer(x).sum())):
+        with pytest.raises(InputError, match=r"takes no transform of torch\.func"):
+            transform(layer)(text)
     text.requires_grad_()
     with pytest.raises(InputError, match="no gradient flows through a gradient"):
         torch.autograd.grad(layer(text).sum(), text, create_graph=True)
@@ -247,12 +250,38 @@ def test_made_without_memory_and_filled(sides, alignment, name):
     torch.testing.assert_close(filled(text), made(text), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_tensors_that_are_no_rows(alignment):
     layer = fr.nn.ReAlign(alignment)
     with pytest.raises(InputError, match="rows are 0 wide"):
         layer(torch.tensor(1.0))
     with pytest.raises(InputError, match=r"layout torch.sparse_coo, expected a dense one"):
         layer(torch.eye(24).to_sparse())
+    with pytest.raises(InputError, match=r"a nested tensor, expected a dense one"):
+        layer(torch.nested.nested_tensor([torch.ones(1, 24), torch.ones(2, 24)]))
+    for call in (layer, layer.update):
+        with pytest.raises(InputError, match=r"a list, expected a torch tensor"):
+            call([[1.0] * 24])
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("name", ["realign", "bca"])
+def test_a_state_of_narrower_numbers(sides, name, assign):
+    """The module computes in float64 with the values of the state, whoever rounded them."""
+    made = fr.nn.as_module(fr.fit(*sides, method=name))
+    state = {
+        name: value.bfloat16() if value.is_floating_point() else value for name, value in made.state_dict().items()
+    }
+    layer = copy.deepcopy(made)
+    layer.load_state_dict(state, assign=assign)
+    assert {value.dtype for value in layer.buffers()} <= {torch.float64, torch.int64}
+    assert torch.equal(layer.map, state["map"].double())
+    text = torch.from_numpy(sides[0])
+    torch.testing.assert_close(layer(text), made(text), rtol=0, atol=0.05)
+
+
+def test_a_module_on_meta_is_printed(alignment):
+    assert repr(fr.nn.ReAlign(alignment).to("meta")) == "ReAlign(dim=24)"
 
 
 def test_an_alignment_by_its_path_and_what_is_none(rng, tmp_path):
@@ -318,6 +347,40 @@ def test_noise_continues_from_a_state_and_leaves_gradients(sides, alignment):
         torch.testing.assert_close(
             compiled(text[lo : lo + 100]), alignment(text[lo : lo + 100], noise=1.0, seed=2, first=lo)
         )
+
+
+@pytest.mark.parametrize("name", ["realign", "c3"])
+def test_noise_of_no_rows(sides, name):
+    method = fr.fit(*sides, method=name)
+    layer = fr.nn.as_module(method, noise=1.0)
+    assert layer(torch.ones(0, 24)).shape == (0, 24) and layer.rows_seen == 0
+
+
+def test_noise_by_row_numbers_compiled(sides, alignment):
+    torch._dynamo.reset()
+    layer = fr.nn.ReAlign(alignment, noise=1.0, seed=2)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    text = torch.from_numpy(sides[0][:9])
+    for first in (4, torch.tensor(4), torch.arange(4, 13)):
+        torch.testing.assert_close(compiled(text, first=first), layer(text, first=4), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_noise_when_forward_is_repeated_for_the_gradient(sides, alignment, reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    layer = fr.nn.ReAlign(alignment, noise=1.0)
+    text, weights = torch.from_numpy(sides[0][:9]).requires_grad_(), torch.randn(9, 24, dtype=torch.float64)
+
+    def gradient(forward):
+        text.grad = None
+        (forward(text) * weights).sum().backward()
+        return text.grad
+
+    with pytest.raises(InputError, match=r"forward runs again within the backward pass"):
+        gradient(lambda x: checkpoint(layer, x, use_reentrant=reentrant))
+    numbered = gradient(lambda x: checkpoint(lambda x: layer(x, first=3), x, use_reentrant=reentrant))
+    torch.testing.assert_close(numbered, gradient(lambda x: layer(x, first=3)), rtol=0, atol=0)
 
 
 def test_noise_of_a_module_that_is_none(alignment):
