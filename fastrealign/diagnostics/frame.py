@@ -74,6 +74,13 @@ class Frame:
         return in_u, in_v
 
 
+def is_orthonormal(basis: np.ndarray) -> bool:
+    """Whether the columns are those of a frame: d finite ones of length 1 at right angles."""
+    if basis.ndim != 2 or basis.shape[0] != basis.shape[1]:
+        return False
+    return bool(np.isfinite(basis).all() and np.abs(basis.T @ basis - np.eye(len(basis))).max() < 1e-6)
+
+
 def check_energy(energy: float) -> float:
     """The share of the trace that U holds; InputError if it is none."""
     return number("energy", energy, lambda share: 0.0 < share < 1.0, "between 0 and 1, a share")

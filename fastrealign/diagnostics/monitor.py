@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.checks import whole
-from fastrealign.core.errors import InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.libraries import transformers
 from fastrealign.core.optional import optional
+from fastrealign.core.row_argument import described
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompose, fixed_frame
+from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompose, fixed_frame, is_orthonormal
 from fastrealign.diagnostics.gap_record import GapRecord, parse_log
 from fastrealign.diagnostics.gradients import Loss, embedding_gradients, read_gradients
 from fastrealign.diagnostics.mean_gap import cosine
@@ -34,7 +34,8 @@ from fastrealign.diagnostics.spectrum import condition_number
 from fastrealign.diagnostics.subspaces import principal_angles
 from fastrealign.diagnostics.unit_rows import count_rows, open_sides
 from fastrealign.formats.saved_tensors import load_tensors, save_tensors
-from fastrealign.storage.append_log import open_append_log
+from fastrealign.storage.append_log import open_briefly
+from fastrealign.storage.paths import is_path, place
 from fastrealign.storage.records import sealed
 
 
@@ -60,7 +61,8 @@ class GapMonitor:
         Share of the trace that U holds when the monitor fixes the frame.
     log : str or Path, optional
         File to which each record is appended as one JSON line. An existing log is resumed, also after a kill: a run that
-        restarts at an earlier step replaces the records from there on. The fixed frame is in LOG.frame.safetensors.
+        restarts at an earlier step replaces the records from there on. The fixed frame is in LOG.frame.safetensors. One
+        process measures for a log; others may have a monitor with the same log if they do not call it.
 
     Attributes
     ----------
@@ -95,21 +97,24 @@ class GapMonitor:
         every, energy = whole("every", every, 1, why="steps between measurements"), check_energy(energy)
         batch = None if batch is None else whole("batch", batch, 2)
         frame_at = whole("frame_at", frame_at, 0)
-        if frame is not None and not 1 <= frame.rank < len(frame.basis):
-            raise InputError(
-                f"a frame with {frame.rank} of {len(frame.basis)} directions in U: U and V need at least one"
-            )
+        for name, given in (("embed", embed), ("loss", loss)):
+            if given is not None and not callable(given):
+                raise InputError(f"{name} is {described(given)}, expected a function")
+        if frame is not None:
+            _check_frame(frame)
         self.embed, self.every, self.loss, self.batch = embed, every, loss, batch
         self.frame_at, self.energy, self.frame = frame_at, energy, frame
         self.records: list[GapRecord] = []
         self.report: Callable[[dict[str, float]], object] | None = None
         self._handed_in = frame is not None
-        self._log = None if log is None else Path(log)
+        self._log = None if log is None else _file_of(log)
+        self._size = 0  # of the log, as this monitor left it
         if self._log is not None:
             self._resume(self._log)
 
     def step(self, step: int) -> GapRecord | None:
         """Call this after each optimizer step with the number of steps done; measures if it is due."""
+        step = whole("step", step, 0)
         if step % self.every:
             return None
         if self.embed is None:
@@ -138,8 +143,10 @@ class GapMonitor:
             Sides of different length or width, another width than before, no more pairs than the width, no spread.
         BadRowsError
             A row with a NaN or Inf, or of zeros.
+        FastRealignError
+            The log cannot be written, or another process has written to it.
         """
-        step = int(step)  # NumPy's integers are no JSON
+        step = whole("step", step, 0)
         x, y, difference = self._statistics(text, image)
         self._forget_from(step)
         now = fixed_frame(x, y, energy=self.energy)
@@ -155,12 +162,21 @@ class GapMonitor:
             reading = read_gradients(frame, replace(now, rank=frame.rank), gradients, difference)
             record = replace(record, gradient=reading)
         if self._log is not None:
-            with closing(open_append_log(self._log, fsync=True)) as lines:
-                lines.append(sealed(json.dumps(record.to_json(), allow_nan=False).encode()) + b"\n")
+            self._append(self._log, record)
         self.records.append(record)
         if self.report is not None:
             self.report(record.scalars())
         return record
+
+    def _append(self, log: Path, record: GapRecord) -> None:
+        with open_briefly(log) as lines:
+            if lines.size != self._size:
+                raise FastRealignError(
+                    f"{log}: another monitor has written to it, so records would replace each other; let one process measure, "
+                    "or give each a log of its own"
+                )
+            lines.append(sealed(json.dumps(record.to_json(), allow_nan=False).encode()) + b"\n")
+            self._size = lines.size
 
     def to_json(self) -> list[dict[str, Any]]:
         """All records as plain values."""
@@ -183,7 +199,13 @@ class GapMonitor:
             what = "the frame is" if self.frame else f"those at step {self.records[-1].step} were"
             raise InputError(f"the probe's rows are {d} wide, {what} {before}: one monitor watches one encoder")
         x, y = (covariance(side) for side in (target, source))
-        return x, y, difference_covariance(target, source)
+        difference = difference_covariance(target, source)
+        if difference.trace <= 2.0**-48 < min(x.trace, y.trace):
+            raise InputError(
+                "the probe's texts and images are the same rows, or differ by one vector: no gap of pairs can be measured; are "
+                "both of one side?"
+            )
+        return x, y, difference
 
     def _record(self, step: int, now: Frame, both: np.ndarray, difference: Covariance) -> GapRecord:
         """now: the frame of this step; both: S_x + S_y, from which it is computed."""
@@ -236,14 +258,16 @@ class GapMonitor:
         return np.array(self.records[-1].mean) if self.records else None
 
     def _resume(self, log: Path) -> None:
-        with closing(open_append_log(log, fsync=True)) as lines:
-            self.records, whole = parse_log(lines.text(), log)
-            lines.cut(whole)
+        with open_briefly(log) as lines:
+            self.records, self._size = parse_log(lines.text(), log)
+            lines.cut(self._size)
         fixed = next((record for record in self.records if record.fixed), None)
         if not self._handed_in and fixed is not None:
             path = _frame_file(log)
             tensors, meta = load_tensors(path, "frame", ("basis",))
             self.frame = Frame(tensors["basis"], meta["rank"], meta["energy"])
+            if not is_orthonormal(self.frame.basis):
+                raise InputError(f"{path}: no frame: its directions are not orthonormal; choose another log")
             if (self.frame.rank, len(self.frame.basis)) != (fixed.rank, len(fixed.mean)):
                 raise InputError(
                     f"{path}: a frame of {self.frame.rank} of {len(self.frame.basis)} directions, the records of {log} "
@@ -286,6 +310,30 @@ def _paired(frame: Frame, a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.nda
 def _drift(now: np.ndarray, then: np.ndarray) -> float | None:
     length = np.linalg.norm(then)
     return float(np.linalg.norm(now - then) / length) if length else None
+
+
+def _check_frame(frame: Frame) -> None:
+    """InputError for what is no frame to measure in."""
+    if not isinstance(frame, Frame):
+        raise InputError(f"frame is {described(frame)}, expected a Frame, of fixed_frame or of a monitor")
+    if not is_orthonormal(frame.basis):
+        raise InputError("the basis of the frame is not orthonormal, expected a float64 (d, d) array as of fixed_frame")
+    if not 1 <= frame.rank < len(frame.basis):
+        raise InputError(f"a frame with {frame.rank} of {len(frame.basis)} directions in U: U and V need at least one")
+
+
+def _file_of(log: object) -> Path:
+    """The path of a log; InputError for what is none on this machine, or cannot be made."""
+    path = place(log) if is_path(log) and str(log) else log
+    if not isinstance(path, Path):
+        raise InputError(f"log={str(log)!r}: expected the path of a file on this machine")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a file for the log")
+    if not path.parent.is_dir():
+        raise InputError(
+            f"{path}: could not be written: there is no folder {path.parent}; make it, or choose another log"
+        )
+    return path
 
 
 def _frame_file(log: Path) -> Path:

@@ -180,5 +180,8 @@ def above(eigenvalues: np.ndarray, floor: float) -> np.ndarray:
     largest = float(np.max(eigenvalues, initial=0.0))
     # Unit rows are rounded to 2^-24 at best where they came as float32: a spread of its square is none.
     if largest <= 2.0**-48:
-        raise InputError("the rows have no spread: all point the same way, so there is no spectrum")
+        raise InputError(
+            "the rows have no spread beyond rounding in the directions measured, so there is no spectrum: they point the same "
+            "way, or span few directions"
+        )
     return np.asarray(eigenvalues) > floor * largest

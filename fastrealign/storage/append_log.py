@@ -10,7 +10,8 @@ import bisect
 import itertools
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 else:  # it imports socket
     remote_lock = Lazy("fastrealign.storage.remote_lock")
 
+# Seconds to wait for a process that adds one line.
+_WAIT = 30.0
 _LEASE = "lease"
 _NUMBER = re.compile("[0-9]{8}")
 
@@ -64,6 +67,16 @@ def open_append_log(path: Place, fsync: bool) -> AppendLog:
     return FileLog(path, fsync) if isinstance(path, Path) else RemoteLog(path)
 
 
+@contextmanager
+def open_briefly(path: Path) -> Iterator[FileLog]:
+    """A log in a file that several processes open, each for a moment: waits for the others."""
+    log = FileLog(path, fsync=True, wait=_WAIT)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
 def read_append_log(path: Place) -> bytes:
     """All lines, without a lock."""
     if not isinstance(path, Path):
@@ -79,7 +92,7 @@ class FileLog:
     seconds_a_line = 1.0
     lost = False
 
-    def __init__(self, path: Path, fsync: bool) -> None:
+    def __init__(self, path: Path, fsync: bool, wait: float = 0.0) -> None:
         self.path = path
         self._fsync = fsync
         try:
@@ -89,7 +102,7 @@ class FileLog:
                 f"{path}: could not be written: {error.strerror or one_line(error)}; choose another output folder"
             ) from error
         try:
-            take_lock(self._file.fd, path.parent)
+            take_lock(self._file.fd, path.parent, wait)
         except BaseException:
             self._file.close()
             raise
@@ -105,22 +118,38 @@ class FileLog:
     def check(self) -> None:
         """Does nothing: a lock on a file cannot be taken over."""
 
+    @property
+    def size(self) -> int:
+        """In bytes, as it is now."""
+        return os.fstat(self._file.fd).st_size
+
     def append(self, line: bytes) -> None:
-        size = os.fstat(self._file.fd).st_size
+        size = self.size
+        with self._writing():
+            try:
+                left = memoryview(line)
+                while left:
+                    left = left[os.write(self._file.fd, left) :]
+                if self._fsync:
+                    os.fsync(self._file.fd)
+            except OSError:
+                with suppress(OSError):  # a device has no length; a line that was cut off is not read
+                    os.ftruncate(self._file.fd, size)
+                raise
+
+    def cut(self, size: int) -> None:
+        if size < self.size:
+            with self._writing():
+                os.ftruncate(self._file.fd, size)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            left = memoryview(line)
-            while left:
-                left = left[os.write(self._file.fd, left) :]
-            if self._fsync:
-                os.fsync(self._file.fd)
+            yield
         except OSError as error:
-            os.ftruncate(self._file.fd, size)
             raise FastRealignError(
                 f"{self.path}: could not be written: {error.strerror or one_line(error)}; fix this and run again"
             ) from error
-
-    def cut(self, size: int) -> None:
-        os.ftruncate(self._file.fd, size)
 
     def close(self) -> None:
         self._file.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 from fastrealign import diagnostics as D
 from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.diagnostics import Frame, GapMonitor
+from fastrealign.formats.saved_tensors import save_tensors
+from fastrealign.storage.append_log import open_briefly
 
 # Rows of each sign that have their residual along axes 2, 3 (of U = 0..3) and 6, 7 (of V = 4..7).
 ROWS = {2: 40, 3: 10, 6: 8, 7: 2}
@@ -322,6 +326,8 @@ def test_probes_it_refuses(basis, spherical):
         monitor.measure(0, text, broken)
     with pytest.raises(InputError, match="no spread"):
         monitor.measure(0, np.tile(text[0], (20, 1)), np.tile(image[0], (20, 1)))
+    with pytest.raises(InputError, match="texts and images are the same rows, or differ by one vector"):
+        monitor.measure(0, text, text)
     assert not monitor.records
     monitor.measure(0, text, image)
     with pytest.raises(InputError, match="rows are 5 wide, the frame is 8"):
@@ -343,6 +349,18 @@ def test_settings_it_refuses(basis):
         GapMonitor(frame=Frame(basis, 8, 1.0))
     with pytest.raises(InputError, match="without embed="):
         GapMonitor().step(0)
+    for wrong in ({"embed": (1, 2)}, {"loss": 0.5}):
+        with pytest.raises(InputError, match=r"(embed is a tuple|loss is a float), expected a function"):
+            GapMonitor(**wrong)
+    with pytest.raises(InputError, match=r"frame is an ndarray|frame is a ndarray"):
+        GapMonitor(frame=basis)
+    for spoiled in (basis * np.nan, 2 * basis, basis[:, :5]):
+        with pytest.raises(InputError, match="basis of the frame is not orthonormal"):
+            GapMonitor(frame=Frame(spoiled, 2, 0.9))
+    for step in (1.5, -1, "3", None, True):
+        for call in (GapMonitor(lambda: 1 / 0, every=1).step, lambda step: GapMonitor().measure(step, basis, basis)):
+            with pytest.raises(InputError, match=r"step=.*: expected a whole number of at least 0"):
+                call(step)
     with pytest.raises(InputError, match=r"\(text rows, image rows\)"):
         GapMonitor(lambda: np.zeros((4, 4))).step(0)
 
@@ -398,8 +416,61 @@ def test_logs_it_refuses(stream, tmp_path):
     frame.unlink()
     with pytest.raises(InputError, match=r"gap.jsonl.frame.safetensors: no such file"):
         GapMonitor(log=log)
-    with pytest.raises(FastRealignError, match="could not be written"):
+    with pytest.raises(InputError, match=r"could not be written: there is no folder .*nowhere; make it"):
         GapMonitor(log=tmp_path / "nowhere" / "gap.jsonl")
+    with pytest.raises(InputError, match="is a folder, expected a file for the log"):
+        GapMonitor(log=tmp_path)
+    for wrong in ("", 5, "memory://bucket/gap.jsonl"):
+        with pytest.raises(InputError, match=r"log=.*: expected the path of a file on this machine"):
+            GapMonitor(log=wrong)
+    D_ = GapMonitor(energy=0.8, log=tmp_path / "third.jsonl").measure(0, *stream(0))
+    tensors = {"basis": np.full((8, 8), np.nan)}
+    save_tensors(
+        tmp_path / "third.jsonl.frame.safetensors", tensors, {"kind": "frame", "rank": D_.rank, "energy": D_.energy}
+    )
+    with pytest.raises(
+        InputError, match=r"third.jsonl.frame.safetensors: no frame: its directions are not orthonormal"
+    ):
+        GapMonitor(log=tmp_path / "third.jsonl")
+
+
+def test_two_monitors_do_not_write_one_log(stream, tmp_path):
+    """Of several processes one measures; a second one is told so before anything of the first is replaced."""
+    log = tmp_path / "gap.jsonl"
+    first, second = GapMonitor(energy=0.8, log=log), GapMonitor(energy=0.8, log=log)
+    first.measure(3, *stream(0))
+    before = log.read_bytes()
+    with pytest.raises(
+        FastRealignError, match=r"gap.jsonl: another monitor has written to it.*let one process measure"
+    ):
+        second.measure(0, *stream(1))
+    assert log.read_bytes() == before and not second.records
+    assert first.measure(4, *stream(2)).step == 4 and [record.step for record in D.read_log(log)] == [3, 4]
+
+
+def test_a_log_waits_for_a_process_that_holds_it_for_a_moment(stream, tmp_path):
+    log = tmp_path / "gap.jsonl"
+    GapMonitor(log=log).measure(0, *stream(0))
+    with open_briefly(log):
+        release = threading.Timer(0.2, lambda: None)
+        release.start()
+        opening = threading.Thread(target=lambda: opened.append(GapMonitor(log=log)), daemon=True)
+        opened: list[GapMonitor] = []
+        opening.start()
+        release.join()
+        assert not opened
+    opening.join(60)
+    assert len(opened[0].records) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_on_a_full_disk(stream, tmp_path):
+    log = tmp_path / "gap.jsonl"
+    log.symlink_to("/dev/full")
+    monitor = GapMonitor(log=log)
+    with pytest.raises(FastRealignError, match=r"gap.jsonl: could not be written: No space left on device"):
+        monitor.measure(0, *stream(0))
+    assert not monitor.records
 
 
 def test_numbers_go_to_a_tracker(basis, tmp_path):
