@@ -24,6 +24,7 @@ import numpy as np
 
 from fastrealign.core import checks
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.core.optional import optional
 
 LEVEL = 0.95
@@ -92,8 +93,8 @@ class Curve:
         least = needed(precision)
         if self.relevant < least:
             raise InputError(
-                f"{pair}: {self.relevant:,} labelled pairs are too few to tell a precision of {precision:g}; at least "
-                f"{least:,} are needed"
+                f"{pair}: {count(self.relevant, 'labelled pair', 'are')} too few to tell a precision of {precision:g}; at "
+                f"least {least:,} are needed"
             )
         rows = [dict(zip(COLUMNS, row, strict=True)) for row in self.counts.tolist()]
         rows = [row for row in rows if _kept(row) >= least]

@@ -17,7 +17,7 @@ def test_one_thing_and_several():
 
 
 def test_messages_leave_the_verb_to_count():
-    """No text goes on with a verb of several things after a number that may be 1."""
+    """No text continues with a verb of several things after a number that may be 1."""
     verbs = r"(are|have|were|occur|begin|do|differ|count|stay)"
     wrong = re.compile(
         rf"\{{count\([^{{}}]*\)\}} {verbs}\b"
