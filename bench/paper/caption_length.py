@@ -200,9 +200,10 @@ def draw(results: Results) -> Figure:
     from bench.drawing import COLOURS, TARGET, canvas, legend_above
 
     worlds = results["worlds"]
-    figure = canvas(2.9)
-    panels = np.atleast_1d(figure.subplots(1, len(worlds), sharey=True))
-    for axes, (name, heads) in zip(panels, worlds.items(), strict=True):
+    rows = -(-len(worlds) // 2)
+    figure = canvas(2.3 * rows + 0.6)
+    panels = figure.subplots(rows, 2, squeeze=False, sharey=True).ravel()
+    for axes, (name, heads) in zip(panels, worlds.items(), strict=False):
         bins = [(f"{one['least']:g}", f"{one['most']:g}") for one in heads[0]["bins"]]
         labels = [least if least == most else f"{least}–{most}" for least, most in bins]
         for key, colour, mark, label in (
@@ -217,7 +218,10 @@ def draw(results: Results) -> Figure:
         axes.set_title(name)
         axes.set_xlabel("words in the caption")
         axes.margins(x=0.12)
-    panels[0].set_ylabel("gap")
+    for axes in panels[len(worlds) :]:
+        axes.set_visible(False)
+    for axes in panels[::2]:
+        axes.set_ylabel("gap")
     panels[0].set_ylim(bottom=0)
     legend_above(figure, panels[0], note="Lines: means over the heads; short strokes: single heads.")
     return figure

@@ -11,6 +11,7 @@ from bench.paper import encoders
 from bench.paper.common import Setting, Sides, keep_rows, shipped
 from bench.paper.heads import OBJECTIVES, Features, trained
 from bench.paper.long_captions import lengths
+from bench.paper.real import made
 from fastrealign.cli.demo.captions import OPENINGS, Background
 from fastrealign.cli.demo.samples import SEEDS as SCENES_OF
 from fastrealign.cli.demo.samples import sample_caption, sample_scene
@@ -163,7 +164,9 @@ def captions(setting: Setting) -> dict[str, list[Captions]]:
             "content: category": np.tile(np.load(setting.real / "categories.npy")[text], 2),
         }
         words = np.array([len(of.split()) for of in every], float)
-        for objective, name in KINDS.items():
+        heads = {name: heads_of(setting.real, objective) for objective, name in KINDS.items()}
+        heads["scale 60 from a cone"] = [*made.heads_of(setting.real, "C").values()]
+        for name, of_seeds in heads.items():
             found[f"real, {name}"] = [
                 Captions(
                     np.concatenate([of[side][text] for side in texts]),
@@ -175,7 +178,7 @@ def captions(setting: Setting) -> dict[str, list[Captions]]:
                     np.tile(of["image"][test], (2, 1)),
                     np.repeat(list(texts), len(test)),
                 )
-                for of in heads_of(setting.real, objective)
+                for of in of_seeds
             ]
     return found
 

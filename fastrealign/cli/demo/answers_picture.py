@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastrealign.cli.demo import statements
 from fastrealign.cli.demo.picture_style import INK, PAPER, save
-from fastrealign.cli.demo.scenes import render, scene
+from fastrealign.cli.demo.scenes import Scene, render, scene
 from fastrealign.revision.answers import Answer
 
 PICTURES = 6
@@ -33,7 +33,7 @@ Words = list[tuple[str, str]]  # text, colour
 class Card:
     """A picture and the lines beside it."""
 
-    id: str
+    scene: Scene
     lines: list[Words]
 
     @property
@@ -54,7 +54,7 @@ def draw_answers(path: str | Path, answers: Mapping[str, Sequence[Answer]], fami
     from matplotlib.figure import Figure
 
     ids = list(dict.fromkeys(a.item.id for a in answers["stage2"]))[:PICTURES]
-    cards = [_card(id, answers, tuned_on) for id in ids]
+    cards = [_card(scene(int(id), family), answers, tuned_on) for id in ids]
     head = [
         [("What text alone taught: the same pictures, never seen in training", INK)],
         [("green", RIGHT), ("words are true of the picture,", INK), ("red underlined", WRONG), ("ones are not", INK)],
@@ -79,7 +79,7 @@ def draw_answers(path: str | Path, answers: Mapping[str, Sequence[Answer]], fami
     for card in cards:
         axes.plot([_EDGE, _WIDTH - _EDGE], [top, top], color="#d0d7de", linewidth=1)
         box = (_EDGE, _EDGE + _IMAGE, top + _EDGE + _IMAGE, top + _EDGE)
-        axes.imshow(render(scene(int(card.id), family)), extent=box, interpolation="nearest", aspect="auto")
+        axes.imshow(render(card.scene), extent=box, interpolation="nearest", aspect="auto")
         write(card.lines, 2 * _EDGE + _IMAGE, top + _EDGE)
         top += card.height
     axes.set_xlim(0, _WIDTH)
@@ -87,27 +87,27 @@ def draw_answers(path: str | Path, answers: Mapping[str, Sequence[Answer]], fami
     save(figure, path, dpi=_DPI)
 
 
-def _card(id: str, answers: Mapping[str, Sequence[Answer]], tuned_on: str) -> Card:
+def _card(of: Scene, answers: Mapping[str, Sequence[Answer]], tuned_on: str) -> Card:
     lines: list[Words] = []
     for name, title in STAGES.items():
-        about = [a for a in answers[name] if a.item.id == id and not a.blind]
+        about = [a for a in answers[name] if a.item.id == str(of.seed) and not a.blind]
         lines.append([(title.format(tuned_on), _QUIET)])
         for a in about:
             if a.item.task == "caption":
-                lines += _described(a)
+                lines += _described(a, of.background)
     lines += [_answered(a) for a in about if a.item.task == "vqa"]  # of the last model
-    return Card(id, lines)
+    return Card(of, lines)
 
 
-def _described(answer: Answer) -> list[Words]:
-    """The description in lines, its nouns and colours green or red (statements.judged)."""
+def _described(answer: Answer, background: str) -> list[Words]:
+    """The description in lines, what it says of things and of the background green or red (statements.judged)."""
     true = {name: {tuple(fact) for fact in facts} for name, facts in answer.item.facts.items()}
     lines = textwrap.wrap(answer.given, _COLUMNS) or ["(nothing)"]
     if len(lines) > _LINES:
         lines = [*lines[: _LINES - 1], textwrap.shorten(" ".join(lines[_LINES - 1 :]), _COLUMNS, placeholder=" ...")]
     coloured = []
     words = [word for line in lines for word in line.split()]
-    judged = statements.judged(words, true)
+    judged = statements.judged(words, true, background)
     for line in lines:
         number = len(line.split())
         coloured.append(

@@ -14,6 +14,7 @@ from fastrealign.revision.evaluate import Facts
 
 ATTRIBUTES = ("objects", "colours", "sizes", "relations")
 
+_BACKGROUNDS = {name for family in FAMILIES.values() for name in family.backgrounds}
 _NOUNS = [noun for family in FAMILIES.values() for noun in family.nouns]
 _THING = rf"(?:({'|'.join(SIZES)}) )?(?:({'|'.join(COLOURS)}) )?({'|'.join(_NOUNS)})(?:es|s)?"
 _THINGS = re.compile(rf"\b{_THING}\b")
@@ -41,26 +42,30 @@ def true_of(scene: Scene) -> Facts:
     return facts
 
 
-def judged(words: list[str], true: Facts) -> list[bool | None]:
-    """For each word of a description: for a noun or a colour, whether something in a scene with the facts `true` has it; for a
-    colour beside a noun that is there, whether that thing has it; None for other words.
+def judged(words: list[str], true: Facts, background: str) -> list[bool | None]:
+    """For each word of a description: whether it is true of a scene with the facts `true` and this background.
+
+    Of a noun, colour or size: whether something in the scene has it; of a colour or size beside a noun that is there, whether
+    a thing of that noun has it. Other words than these and names of backgrounds: None.
 
     Examples
     --------
-    >>> true = {"objects": {("circle",), ("star",)}, "colours": {("red", "circle"), ("blue", "star")}}
-    >>> judged("a blue circle and a red ring".split(), true)
-    [None, False, True, None, None, True, False]
+    >>> true = {"objects": {("circle",), ("star",)}, "colours": {("red", "circle")}, "sizes": {("small", "star")}}
+    >>> judged("a small blue circle and a red ring , white background".split(), true, "grey")
+    [None, False, False, True, None, None, True, False, None, False, None]
     """
-    nouns, colours = {noun for (noun,) in true["objects"]}, {colour for colour, _ in true["colours"]}
-    found: list[bool | None] = []
+    nouns = {noun for (noun,) in true["objects"]}
+    found: list[bool | None] = [word == background if word in _BACKGROUNDS else None for word in words]
     text = " ".join(words)
     for match in _THINGS.finditer(text):
         size, colour, noun = match.groups()
-        found += [None] * (len(text[: match.start()].split()) - len(found) + bool(size))
-        if colour:
-            found.append((colour, noun) in true["colours"] if noun in nouns else colour in colours)
-        found.append(noun in nouns)
-    return found + [None] * (len(words) - len(found))
+        at = len(text[: match.start()].split())
+        for facts, value in ((true["sizes"], size), (true["colours"], colour)):
+            if value:
+                found[at] = (value, noun) in facts if noun in nouns else any(value == of for of, _ in facts)
+                at += 1
+        found[at] = noun in nouns
+    return found
 
 
 def _facts_of(things: list[Thing]) -> Facts:

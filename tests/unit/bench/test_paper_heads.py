@@ -14,8 +14,9 @@ from fastrealign.core.errors import InputError
 pytest.importorskip("sklearn")
 pytest.importorskip("torch")
 
-aniso, common, orderings, uses = (
-    benchmarks.module(f"paper.{name}") for name in ("aniso", "common", "orderings", "uses")
+aniso, caption_length, common, orderings, two_worlds, uses = (
+    benchmarks.module(f"paper.{name}")
+    for name in ("aniso", "caption_length", "common", "orderings", "two_worlds", "uses")
 )
 N, D = 240, 64
 
@@ -56,6 +57,24 @@ def test_uses_of_every_method_on_every_head(real, monkeypatch):
     text = uses.tell(found)
     assert text.count("| ReAlign + noise |") == 1 and "| scale 10 |" in text
     assert len(uses.draw(found).axes) == 2
+
+
+def test_captions_by_length_on_the_heads_of_the_real_world_too(real, monkeypatch):
+    pytest.importorskip("matplotlib")
+    words = np.array([" ".join(["word"] * (1 + i % 4)) for i in range(N)])
+    for side in ("titles", "longs"):
+        np.save(real / f"{side}.npy", words)
+    monkeypatch.setattr(two_worlds, "heads_of", lambda folder, objective: [two_worlds.made.heads_of(folder, "A")[0]])
+    found = two_worlds.captions(common.Setting(True, None, lambda line: None, real))
+    assert list(found) == ["rendered", *(f"real, {of}" for of in ("scale 60", "learned scale", "scale 60 from a cone"))]
+    head, other = found["real, scale 60 from a cone"][0], found["real, scale 60"][0]
+    images = np.load(real / "heads" / "C0_image.npy")[np.load(real / "split.npy") == "test"]
+    assert sorted(map(tuple, head.pairs_image)) == sorted(map(tuple, np.concatenate([images, images])))
+    assert not (head.text == other.text).all(1).any() and (head.words == other.words).all()
+    monkeypatch.setattr("fastrealign.gap_report.by_length.FEWEST", 10)
+    results = json.loads(json.dumps(caption_length.measure(common.Setting(True, None, lambda line: None, real))))
+    assert caption_length.tell(results).count("**real, scale 60 from a cone**") == 2
+    assert sum(axes.get_visible() for axes in caption_length.draw(results).axes) == 4
 
 
 def test_uses_without_a_real_world():
