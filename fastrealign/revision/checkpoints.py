@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +17,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import one_line
 from fastrealign.core.wording import option
 from fastrealign.storage.atomic import sync_tree
-from fastrealign.storage.records import parsed
+from fastrealign.storage.records import record_of
 
 _TRAINED = "trained.safetensors"
 _HIDDEN = ".saving"
@@ -116,12 +117,30 @@ class Trainer(transformers.Trainer):
 
 
 def last_checkpoint(out: Path) -> str | None:
-    """The last checkpoint in a folder, or None. Raises InputError if it is damaged."""
+    """The last checkpoint in a folder, or None. Raises InputError if it is damaged.
+
+    The Trainer resumes without a missing file: with a new optimizer, for example, and so to other weights.
+    """
     last = get_last_checkpoint(out) if out.is_dir() else None
     if last is not None:
         with _readable(last):
-            parsed((Path(last) / TRAINER_STATE_NAME).read_bytes())
+            _check_whole(Path(last))
     return last
+
+
+def _check_whole(checkpoint: Path) -> None:
+    """ValueError for a checkpoint that lacks a file, or whose record is not of its step."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    for name in (TRAINER_STATE_NAME, _TRAINED, OPTIMIZER_NAME, SCHEDULER_NAME, *states):
+        if not (checkpoint / name).is_file():
+            raise ValueError(f"it has no {name}")
+    record = record_of((checkpoint / TRAINER_STATE_NAME).read_bytes())
+    step, log = record.get("global_step"), record.get("log_history")
+    if type(step) is not int or checkpoint.name != f"checkpoint-{step}":
+        raise ValueError(f"its {TRAINER_STATE_NAME} is of step {step!r}")
+    if not isinstance(log, list) or sum("loss" in entry for entry in log) != step:
+        raise ValueError(f"its {TRAINER_STATE_NAME} has not one loss a step")
 
 
 @contextmanager
@@ -133,8 +152,10 @@ def _readable(what: str | Path) -> Iterator[None]:
         raise
     except Exception as error:
         folder = Path(what) if Path(what).is_dir() else Path(what).parent
+        # torch adds advice that does not apply.
+        why = "a file of it is no torch file" if isinstance(error, pickle.UnpicklingError) else one_line(error)
         raise InputError(
-            f"{what}: cannot be read, the checkpoint is damaged ({one_line(error)}); remove {folder} to restart"
+            f"{what}: cannot be read, the checkpoint is damaged ({why}); remove {folder} to restart"
         ) from None
 
 

@@ -25,6 +25,7 @@ _CHOICES = {
 }
 # Of every count, and of seeds, which NumPy and torch take.
 _MOST = (1 << 31) - 1
+_PATHS = ("model", "data", "embeddings", "out", "alignment", "adapter")
 _COUNTS = ("tokens", "batch_size", "gradient_accumulation", "save_steps")
 # Keys that may differ when a run is resumed: none of them affects a weight.
 FREE = ("save_steps", "report_to", "device", "hub")
@@ -160,6 +161,10 @@ class TrainConfig:
             if value not in choices:
                 named = ", ".join(choice or "null" for choice in choices)
                 raise InputError(f"{name}={brief(value)}: expected one of {named}")
+        for name in _PATHS:
+            given = getattr(self, name)
+            if "" in ([given] if isinstance(given, str) else given or []):
+                raise InputError(f"{name}='': expected a path")
         for name, least in (*((name, 1) for name in _COUNTS), ("seed", 0)):
             whole(name, getattr(self, name), least, _MOST)
         if self.max_length is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from fastrealign.revision.conversations import UNUSABLE
 from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import each
-from fastrealign.storage.records import parsed
+from fastrealign.storage.record_rules import COUNT, MAPPING, TEXT, check, or_none
+from fastrealign.storage.records import record_of
 
 RUN = "run.json"
 # Exists while a run holds the folder, and stays where a run was killed.
@@ -101,13 +103,17 @@ class TrainResult:
 
 
 def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) -> dict[str, Any]:
-    """What determines the weights besides the configuration: {"lm": fingerprint, "files": {path: fingerprint}}."""
+    """What determines the weights besides the configuration: {"lm": fingerprint, "files": {path: fingerprint}, "processes": n}.
+
+    A step takes the batches of all processes together.
+    """
     paths = [config.data] if isinstance(config.data, str) else list(config.data)
     paths += embeddings.paths
     paths += [] if config.alignment is None else [config.alignment]
     paths += [] if config.adapter is None else [str(adapter.find(config.adapter))]
     fingerprints = each(lambda path: asdict(FileFingerprint.of(path, modified=True)), paths)
-    return {"lm": lm_fingerprint, "files": dict(zip(map(redacted, paths), fingerprints, strict=True))}
+    files = dict(zip(map(redacted, paths), fingerprints, strict=True))
+    return {"lm": lm_fingerprint, "files": files, "processes": int(os.environ.get("WORLD_SIZE", "1"))}
 
 
 def look(config: TrainConfig, resume: bool) -> TrainResult | None:
@@ -124,7 +130,7 @@ def look(config: TrainConfig, resume: bool) -> TrainResult | None:
         raise InputError(f"{out}: has no {RUN}, so there is no run to resume; choose another out")
     if not there:
         return None
-    run = _read(out)
+    run, result = _read(out)
     differing = config.differing(run["config"])
     if differing:
         now = config.to_json()
@@ -132,8 +138,7 @@ def look(config: TrainConfig, resume: bool) -> TrainResult | None:
         raise InputError(
             f"{out}: the run in it has another configuration ({changes}); resume it with that one or choose another out"
         )
-    result = run.get("result")
-    return None if result is None else TrainResult(**{**result, "losses": tuple(result["losses"])})
+    return result
 
 
 class TrainFolder(OutputFolder):
@@ -152,7 +157,7 @@ class TrainFolder(OutputFolder):
         if look(self._config, self._resume) is not None:
             raise InputError(f"{out}: another fastrealign has just finished there; see what it wrote")
         if (out / RUN).is_file():
-            _check_same(out, _read(out)["inputs"], self._inputs)
+            _check_same(out, _read(out)[0]["inputs"], self._inputs)
         else:
             note(self._config, self._inputs)
 
@@ -163,15 +168,20 @@ def note(config: TrainConfig, inputs: dict[str, Any], result: TrainResult | None
     save_bytes(Path(config.out) / RUN, json.dumps(run, indent=1).encode())
 
 
-def _read(out: Path) -> dict[str, Any]:
+def _read(out: Path) -> tuple[dict[str, Any], TrainResult | None]:
+    """run.json, and the result in it if the run is complete."""
     file = out / RUN
     try:
-        run = parsed(file.read_bytes())
-        if not all(isinstance(run[part], dict) for part in ("config", "inputs")):
-            raise TypeError
+        run = record_of(file.read_bytes())
+        check(run, {"config": MAPPING, "inputs": MAPPING, "result": or_none(MAPPING)})
+        check(run["inputs"], {"lm": TEXT, "files": MAPPING, "processes": or_none(COUNT)})
+        for fingerprint in run["inputs"]["files"].values():
+            FileFingerprint.from_json(fingerprint)
+        if (result := run.get("result")) is not None:
+            result = TrainResult(**{**result, "losses": tuple(result["losses"])})
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{file}: not readable; the file is damaged") from None
-    return run
+        raise InputError(f"{file}: not readable; the file is damaged, choose another out") from None
+    return run, result
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -181,7 +191,16 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         raise InputError(
             f"{out}: the run in it cannot be resumed: {what} has changed since it began; choose another out"
         )
+    began = before.get("processes", now["processes"])  # not recorded by an older version
+    if began != now["processes"]:
+        raise InputError(
+            f"{out}: the run in it cannot be resumed by {count(now['processes'], 'process')}: it began with {began}, whose "
+            f"batches make up a step; use torchrun --nproc-per-node {began}, or choose another out"
+            if began > 1
+            else f"{out}: the run in it cannot be resumed by {now['processes']} processes: it began with one; leave out "
+            "torchrun, or choose another out"
+        )
 
 
 def _changed(before: dict[str, Any] | None, now: dict[str, Any]) -> bool:
-    return before is None or not FileFingerprint(**before).same(FileFingerprint(**now))
+    return before is None or not FileFingerprint.from_json(before).same(FileFingerprint(**now))

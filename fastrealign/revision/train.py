@@ -75,6 +75,7 @@ def train(
     """
     done = look(config, resume)
     if done is not None:
+        remove_checkpoints(Path(config.out))  # a kill may have left the last one
         return done
     check_paths(config, name)
     precision = _precision(config)
@@ -189,7 +190,7 @@ def _arguments(config: TrainConfig, precision: str, examples: int) -> transforme
 def _check_trackers(names: str | list[str]) -> None:
     """InputError for a tracker that transformers does not know, or that is not installed."""
     listed = [names] if isinstance(names, str) else names
-    if listed[0] in ("none", "all"):
+    if listed in (["none"], ["all"]):
         return
     try:
         for tracker in get_reporting_integration_callbacks(listed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from fastrealign.core.errors import InputError
@@ -11,6 +12,7 @@ from fastrealign.core.text import one_line, shortened
 
 # Bytes of a file.
 _LARGEST = 1 << 20
+_ODD_NUMBER = re.compile(r"[-+]?0[0-9_]|.*:")
 
 
 def read_yaml(path: str | os.PathLike, of: str, example: str, *, words: bool = False) -> dict[str, Any]:
@@ -39,7 +41,9 @@ def read_yaml(path: str | os.PathLike, of: str, example: str, *, words: bool = F
         text = raw.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {expected}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
         raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
     try:
         given = yaml_value(text, words=words)
@@ -67,8 +71,11 @@ def yaml_value(text: str, *, words: bool = False) -> Any:
 
 
 def _loader(yaml: Any, base: Any) -> Any:
-    """A safe loader of YAML, with aliases and duplicate keys as errors: aliases can expand a few lines to billions of values,
-    and of duplicate keys only the last would count."""
+    """A safe loader of YAML, with errors for what few people mean.
+
+    Aliases can expand a few lines to billions of values; of duplicate keys only the last would count; YAML 1.1 reads 010 as 8
+    and 1:30 as 90.
+    """
 
     class Strict(base):
         def compose_node(self, parent: Any, index: Any) -> Any:
@@ -90,4 +97,16 @@ def _loader(yaml: Any, base: Any) -> Any:
                     seen.add(key.value)
             return super().construct_mapping(node, deep)
 
+    def in_tens(read: Any) -> Any:
+        def construct(loader: Any, node: Any) -> Any:
+            if _ODD_NUMBER.match(node.value):
+                problem = f"{node.value}: write the number with decimal digits, without a leading 0 or a colon"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            return read(loader, node)
+
+        return construct
+
+    if base is yaml.SafeLoader:
+        for kind in ("int", "float"):
+            Strict.add_constructor(f"tag:yaml.org,2002:{kind}", in_tens(getattr(base, f"construct_yaml_{kind}")))
     return Strict

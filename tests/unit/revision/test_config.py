@@ -107,6 +107,10 @@ def test_a_run_tells_what_makes_it_another_one(written):
         (NEEDED + "max_length: 0x" + "f" * 50_000 + "\n", "run.yaml: max_length=a number of too many digits: expected"),
         (NEEDED + "learning_rate: 0x" + "f" * 50_000 + "\n", "run.yaml: learning_rate=a number of too many digits"),
         (NEEDED + "seed: " + "9" * 50_000 + "\n", "run.yaml: not YAML: Exceeds the limit"),
+        (NEEDED + "tokens: 010\n", "run.yaml: line 5: not YAML: 010: write the number with decimal digits"),
+        (NEEDED + "learning_rate: 1:30\n", "run.yaml: line 5: not YAML: 1:30: write the number with decimal digits"),
+        (NEEDED.replace("run", "''"), "run.yaml: out='': expected a path"),
+        (NEEDED.replace("text_emb", "[text_emb, '']"), "run.yaml: embeddings='': expected a path"),
         (NEEDED + "seed: 2024-13-41\n", "run.yaml: not YAML: month must be in"),
         (NEEDED + "batch_size: '32'\n", "run.yaml: batch_size='32': expected a whole number"),
         (NEEDED + "? " + "x" * 50_000 + "\n: 1\n", r"run.yaml: unknown key 'x+\.\.\. .known: model"),
@@ -132,7 +136,7 @@ def test_files_and_overrides_that_are_none(tmp_path, written):
     with pytest.raises(InputError, match=r"nothing.yaml: no such file"):
         read_config(tmp_path / "nothing.yaml", "stage1")
     (tmp_path / "latin.yaml").write_bytes(b"model: \xe4\n")
-    with pytest.raises(InputError, match=r"latin.yaml: cannot be read"):
+    with pytest.raises(InputError, match=r"latin.yaml: is not UTF-8; save it as UTF-8"):
         read_config(tmp_path / "latin.yaml", "stage1")
     with pytest.raises(InputError, match="--set seed: expected key=value"):
         read_config(written(NEEDED), "stage1", ["seed"])

@@ -261,7 +261,9 @@ def test_a_checkpoint_holds_what_trains_and_one_is_kept(config, world, monkeypat
 
 def test_a_run_that_ended_is_not_run_again(config):
     done = train(config())
-    assert train(config(save_steps=7), resume=True) == done
+    left = Path(done.out) / "checkpoint-6"  # as by a kill at the very end
+    left.mkdir()
+    assert train(config(save_steps=7), resume=True) == done and not left.exists()
     with pytest.raises(InputError, match=r"run: is not empty; resume the run in it with resume=True, or choose"):
         train(config())
     with pytest.raises(InputError, match=r"run: the run in it has another configuration \(seed 0, now 5\)"):
@@ -400,9 +402,43 @@ def test_a_damaged_checkpoint_is_named(config, world, unfinished, name):
     unfinished()
     file = world / "run" / "checkpoint-4" / name
     file.write_bytes(file.read_bytes()[:100])
-    refused(
-        r"checkpoint-4.*: cannot be read, the checkpoint is damaged .*; remove .*checkpoint-4 to", config(), resume=True
-    )
+    named = r"checkpoint-4.*: cannot be read, the checkpoint is damaged .*; remove .*checkpoint-4 to"
+    refused(named, config(), resume=True)
+    file.unlink()  # transformers would go on, with a new optimizer or new random states
+    refused(rf"the checkpoint is damaged \(it has no {name}\)", config(), resume=True)
+
+
+def test_a_record_of_another_step_is_a_damaged_checkpoint(config, world, unfinished):
+    unfinished()
+    file = world / "run" / "checkpoint-4" / "trainer_state.json"
+    state = json.loads(file.read_text())
+    for spoiled in ([], {}, {**state, "global_step": 600}, {**state, "log_history": 5}, {**state, "log_history": [3]}):
+        file.write_text(json.dumps(spoiled))
+        refused(r"checkpoint-4: cannot be read, the checkpoint is damaged .*; remove", config(), resume=True)
+    file.write_text(json.dumps(state))
+    (world / "run" / "checkpoint-4" / "rng_state.pth").write_bytes(b"no torch file")
+    refused(r"the checkpoint is damaged \(a file of it is no torch file\); remove", config(), resume=True)
+
+
+def test_a_run_resumes_with_as_many_processes_and_a_whole_record(config, world, unfinished, monkeypatch):
+    unfinished()
+    file = world / "run" / "run.json"
+    run = json.loads(file.read_text())
+    inputs = run["inputs"]
+    for spoiled in (
+        {**run, "inputs": {**inputs, "files": None}},
+        {**run, "inputs": {"files": {}}},
+        {**run, "inputs": {**inputs, "files": {"a": {"x": 1}}}},
+        {**run, "result": [1]},
+        {**run, "result": {"losses": [1.0]}},
+    ):
+        file.write_text(json.dumps(spoiled))
+        refused(r"run.json: not readable; the file is damaged, choose another out", config(), resume=True)
+    file.write_text(json.dumps({**run, "inputs": {**inputs, "processes": 2}}))
+    refused(r"cannot be resumed by 1 process: it began with 2, .*--nproc-per-node 2", config(), resume=True)
+    del inputs["processes"]  # as an older version wrote it
+    file.write_text(json.dumps(run))
+    assert train(config(), resume=True).resumed_from == 4
 
 
 def test_a_full_disk_at_the_end_leaves_the_last_checkpoint(config, world, monkeypatch):
@@ -437,7 +473,8 @@ def test_faults_at_the_end_of_the_data_are_reported_at_the_beginning(config, wor
 
 
 def test_trackers_and_folders_that_are_none(config, world):
-    refused("report_to: .*wandbb is not supported", config(report_to="wandbb"))
+    for trackers in ("wandbb", ["none", "wandbb"], ["wandbb", "none"]):
+        refused(r"report_to: .* is not supported", config(report_to=trackers))
     refused("out: .*captions.jsonl/x: .*captions.jsonl is a file, expected a folder", config(out="captions.jsonl/x"))
 
 
