@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -185,13 +185,29 @@ def source_and_target(
         raise InputError(
             f"{where}: {column} holds what `fastrealign index` aligned; name the {kind} that it was made from"
         )
-    names = [name for name in vectors if name not in records and name != target]
-    lost = sorted({record["column"] for record in records.values()} - {*names})
+    readable = [name for name in vectors if name not in records]
+    lost = sorted({record["column"] for record in records.values()} - {*readable})
+    if target is not None and (column == target or (column is None and readable == [target] and not lost)):
+        raise InputError(f"{where}: {option('to')} names the {kind} that is read, {target}; name another")
+    names = [name for name in readable if name != target]
     column = chosen(where, kind, column, (names or lost) if column is None else [*names, *lost], "column")
     if column in lost and target is None:  # what was made from it can still be searched
         made = [name for name, record in records.items() if record["column"] == column and name in vectors]
         target = chosen(where, f"aligned {kind}", None, made, "to") if made else None
     return column, target or beside(column)
+
+
+def check_type(
+    where: str, options: StoreOptions, vectors: Collection[str], others: Mapping[str, str], expected: str
+) -> None:
+    """InputError where the column that is asked for, or the only one of numbers, is of a type that is not read.
+
+    others    the columns of numbers, or all, that are no vectors, with the type of each
+    expected  the types that are read, and what to do
+    """
+    name = options.column if options.column is not None else next(iter(others), None) if not vectors else None
+    if name in others and name is not None:
+        raise InputError(f"{where}: {name} holds {others[name]}, expected {expected}")
 
 
 def batch_rows(dim: int) -> int:

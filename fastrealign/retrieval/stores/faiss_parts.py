@@ -33,7 +33,7 @@ def is_exact(index: Any) -> bool:
     """Whether it holds rows, or their directions, unchanged."""
     at = faiss.downcast_index(inner(index))
     if type(at).__name__ == "IndexPreTransform":
-        return {*_steps(at)} == {"NormalizationTransform"} and is_exact(at.index)
+        return all(map(_keeps, _chain(at))) and is_exact(at.index)
     return type(at).__name__ in _EXACT
 
 
@@ -97,6 +97,13 @@ def learnt(file: Any, rows: Iterator[Any], made: Any, step: int) -> Iterator[tup
         yield np.ascontiguousarray(whole[first : first + step]), every[first : first + step]
 
 
+def decodes(lists: Any) -> Any:
+    """The same inverted lists, ready to reconstruct rows: those of IVF…PQ…fs crash where faiss has read them from a file."""
+    if hasattr(lists, "pq") and getattr(lists, "fine_quantizer", lists) is None:
+        lists.fine_quantizer = lists.pq
+    return lists
+
+
 def ids_of(index: Any) -> np.ndarray:
     """The ids (int64) of all rows, in the order of `rows_of`."""
     lists = _lists(index)
@@ -112,7 +119,7 @@ def rows_of(index: Any, n: int, where: str) -> Iterator[tuple[int, np.ndarray]]:
         numbers = _listed(lists)
         if len(np.unique(numbers)) != len(numbers):
             raise InputError(f"{where}: ids occur more than once in its lists; build it with an IndexIDMap")
-        lists.set_direct_map_type(faiss.DirectMap.Hashtable)
+        decodes(lists).set_direct_map_type(faiss.DirectMap.Hashtable)
     for first in range(0, n, step):
         end = min(first + step, n)
         many = at.reconstruct_n(first, end - first) if lists is None else at.reconstruct_batch(numbers[first:end])
@@ -139,6 +146,14 @@ def _listed(index: Any) -> np.ndarray:
 def _chain(index: Any) -> list[Any]:
     """The transforms before an index."""
     return [faiss.downcast_VectorTransform(index.chain.at(number)) for number in range(index.chain.size())]
+
+
+def _keeps(step: Any) -> bool:
+    """Whether a transform can be undone, but for the length of rows."""
+    if isinstance(step, faiss.NormalizationTransform):
+        return True
+    turns = isinstance(step, faiss.RemapDimensionsTransform) or getattr(step, "is_orthonormal", False)
+    return turns and step.d_out >= step.d_in
 
 
 def _steps(index: Any) -> list[str]:

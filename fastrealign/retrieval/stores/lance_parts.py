@@ -131,6 +131,21 @@ def is_vector(kind: Any) -> bool:
     return pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
 
 
+def other_types(schema: Any, asked: str | None) -> dict[str, str]:
+    """The columns of lists of numbers that are no vectors, and the one that is asked for if it is none, with their types."""
+    lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    return {
+        field.name: str(field.type)
+        for field in schema
+        if not is_vector(field.type)
+        and (field.name == asked or (any(one(field.type) for one in lists) and _is_number(field.type.value_type)))
+    }
+
+
+def _is_number(kind: Any) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
 def matrix_of(lists: Any) -> np.ndarray:
     """The rows of a fixed-size list array without nulls, as a view."""
     return np.asarray(lists.flatten()).reshape(len(lists), lists.type.list_size)

@@ -30,6 +30,7 @@ from fastrealign.retrieval.stores.base import (
     as_objects,
     as_scores,
     batch_rows,
+    check_type,
     chosen,
     failing,
     role_beside,
@@ -49,10 +50,12 @@ from fastrealign.retrieval.stores.lance_parts import (
     matrix_of,
     metric_of,
     numbers_in,
+    other_types,
     table_folder,
 )
 
 _RECORD, _ROLE_OF = "fastrealign", "fastrealign_role_of"
+_FIRST_FORMAT = ("0.1", "legacy")
 # Complete fragments are committed this often, or when they hold this many rows.
 _COMMIT_SECONDS, _COMMIT_ROWS = 10.0, 1 << 20
 # Its own default is 2 GB.
@@ -76,6 +79,8 @@ class LanceStore:
         self._written = {name for name in schema.names if _RECORD.encode() in (schema.field(name).metadata or {})}
         vectors = [field.name for field in schema if is_vector(field.type)]
         records = {name: json.loads(schema.field(name).metadata[_RECORD.encode()]) for name in self._written}
+        expected = "vectors of one width, as LanceDB searches them; write it as pa.list_(pa.float32(), width)"
+        check_type(self.where, options, vectors, other_types(schema, options.column), expected)
         self.column, self.target = source_and_target(self.where, "vector column", options, vectors, records)
         if odd := next((name for name in (self.column, self.target) if "`" in name), None):
             raise InputError(
@@ -107,6 +112,11 @@ class LanceStore:
         return counts
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
+        if self._data.data_storage_version in _FIRST_FORMAT:
+            raise InputError(
+                f"{self.where}: is in the first format of Lance, which takes no empty columns; write it anew: "
+                "lance.write_dataset(lance.dataset(OLD), NEW, data_storage_version='stable')"
+            )
         kind = pa.list_(pa.from_numpy_dtype(written_dtype(self.dtype)), dim)
         self._add(pa.field(self.target, kind, metadata={_RECORD: json.dumps(dict(record))}), record)
         self._written.add(self.target)

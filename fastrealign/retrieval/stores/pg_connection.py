@@ -23,11 +23,14 @@ _LATER = re.compile("database system is|too many (clients|connections)|connectio
 _HELD_SECONDS = 3.0
 TABLES = """\
 SELECT CASE WHEN pg_table_is_visible(c.oid) THEN c.relname ELSE n.nspname || '.' || c.relname END, c.oid::int8,
-       n.nspname, c.relname, bool_or(t.typname IN ('vector', 'halfvec', '_float4', '_float8'))
+       n.nspname, c.relname,
+       CASE WHEN c.relkind = 'p' THEN 'is partitioned' WHEN c.relispartition THEN 'is a partition'
+            WHEN EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = c.oid) THEN 'has tables that inherit from it' END,
+       bool_or(t.typname IN ('vector', 'halfvec', '_float4', '_float8'))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type t ON t.oid = a.atttypid
-WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_t%%'
-GROUP BY 1, 2, 3, 4 ORDER BY 1"""
+WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_t%%'
+GROUP BY 1, 2, 3, 4, 5 ORDER BY 1"""
 COLUMNS = """\
 SELECT a.attname, t.typname, a.atttypmod, col_description(a.attrelid, a.attnum), t.oid::int8,
        EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND i.indkey[0] = a.attnum

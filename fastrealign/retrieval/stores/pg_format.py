@@ -12,7 +12,7 @@ All big-endian. A stream for COPY begins with a signature and ends with -1 (int1
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from fastrealign.core.errors import InputError
 
 _BEGIN = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END = b"\xff\xff"
+_OF_NUMBERS = ("_numeric", "_int2", "_int4", "_int8", "sparsevec")
 # The place of a row: block (uint32) and number in it (uint16).
 _PLACE = 6
 
@@ -114,6 +115,15 @@ FORMATS = {
     "_float4": Format("real[]", ">f4", 700, "array_length({of}, 1)"),
     "_float8": Format("double precision[]", ">f8", 701, "array_length({of}, 1)"),
 }
+
+
+def other_types(columns: Mapping[str, Column], asked: str | None) -> dict[str, str]:
+    """The columns of numbers that are no vectors, and the one that is asked for if it is none, with their types."""
+    return {
+        name: f"{one.kind[1:]}[]" if one.kind.startswith("_") else one.kind
+        for name, one in columns.items()
+        if one.kind not in FORMATS and (name == asked or one.kind in _OF_NUMBERS)
+    }
 
 
 def raw_loader(psycopg: Any) -> Any:

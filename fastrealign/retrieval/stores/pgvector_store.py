@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import InputError
+from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.formatting import count
 from fastrealign.retrieval.stores import pg_connection, pg_format
 from fastrealign.retrieval.stores.base import (
     Align,
@@ -27,6 +28,7 @@ from fastrealign.retrieval.stores.base import (
     as_objects,
     as_scores,
     batch_rows,
+    check_type,
     chosen,
     cosines,
     role_beside,
@@ -158,11 +160,18 @@ class PgvectorStore:
         self._oid = tables[table][0]
         self.where = self._at.where = f"{location}: {table}"
         self._at.names["table"] = tuple(tables[table][1:3])
+        if (parts := tables[table][3]) is not None:  # all of them get a column at once, and a place names a row of each
+            name = self._at.statement("{table}").as_string(self._at.raw)
+            raise InputError(
+                f"{self.where}: {parts}, expected a table by itself; index a copy: CREATE TABLE NAME AS TABLE {name}"
+            )
         self._read_columns()
         kinds = {name: one for name, one in self._columns.items() if one.kind in pg_format.FORMATS}
         made = {
             n: json.loads(one.comment[len(_RECORD) :]) for n, one in kinds.items() if one.comment.startswith(_RECORD)
         }
+        expected = "vector, halfvec, real[] or double precision[]; convert it"
+        check_type(self.where, options, kinds, pg_format.other_types(self._columns, options.column), expected)
         self.column, self.target = source_and_target(self.where, "vector column", options, list(kinds), made)
         self._at.names |= {"column": self.column, "target": self.target, "stored": role_beside(self.target)}
         if self.target in self._columns and self.target not in made:
@@ -292,12 +301,17 @@ class PgvectorStore:
                 for off in ("seqscan", "hashjoin", "mergejoin"):  # rows are found by their places
                     cursor.execute(f"SET LOCAL enable_{off} = off")
             also = ", {stored} = (%s::text[])[b.role]" if batch.roles is not None else ""
-            emptied = self._do(  # an update moves a row
+            moves = self._do(  # an update moves a row
                 f"WITH moved AS (UPDATE {{table}} t SET {{target}} = CASE WHEN b.role > 0 THEN b.v END{also} "
                 "FROM fastrealign_batch b WHERE t.ctid = b.at RETURNING t.ctid AS place, b.role AS code) "
-                "SELECT place FROM moved WHERE code = 0",
+                "SELECT NULL, count(*) FROM moved UNION ALL SELECT place, 0 FROM moved WHERE code = 0",
                 *([] if batch.roles is None else [names.tolist()]),
                 binary=True,
             )
-            self._bad.update(place for (place,) in emptied)
+            if left := len(places) - sum(n for _, n in moves):
+                raise FastRealignError(
+                    f"{self.where}: a trigger or a rule of the table keeps {left:,} of {count(len(places), 'row')} from being "
+                    "updated; disable it, and run the same command again"
+                )
+            self._bad.update(place for place, _ in moves if place is not None)
             return len(rows)

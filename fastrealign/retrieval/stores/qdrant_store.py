@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, warn
+from fastrealign.core.wording import option
 from fastrealign.retrieval.stores.base import (
     Align,
     Batch,
@@ -45,6 +46,11 @@ class QdrantStore:
     _name: str
 
     def __init__(self, location: str, options: StoreOptions) -> None:
+        if options.id_column is not None:
+            raise InputError(
+                f"{location}: points of Qdrant have ids of their own; leave {option('id_column')} out, and look the payloads up "
+                "by the ids that are found"
+            )
         self._at = QdrantConnection(location)
         self._q, self._client, self._answering = self._at.q, self._at.client, self._at.answering
         self._fields: set[str] = set()  # of payloads

@@ -376,6 +376,15 @@ def test_a_name_that_is_taken(store, roles):
     index(store.place, roles, role_column="modality", to="second")
 
 
+def test_a_target_that_is_the_source(store, roles):
+    source = store.target.removesuffix("aligned").rstrip("_")
+    if not source:
+        pytest.skip("a vector without a name cannot be named")
+    for how in ({}, {"column": source}):
+        with pytest.raises(InputError, match=f"to= names the vector column that is read, {source}; name another"):
+            index(store.place, roles, role_column="modality", to=source, **how)
+
+
 def test_after_the_old_vectors_went(store, roles):
     index(store.place, roles, role_column="modality", drop_old=True)
     assert index(store.place, roles, role_column="modality").before == N

@@ -82,6 +82,29 @@ def test_compressed(store, roles, mapped):
     np.testing.assert_allclose(new.reconstruct_n(0, N), mapped(rows, kinds), atol=0.05)
 
 
+@pytest.mark.parametrize("kind", ["RR8,Flat", "RR16,Flat", "Pad12,Flat"])
+def test_transforms_that_keep_rows(store, roles, mapped, recwarn, kind):
+    """A rotation, or zeros at the end, can be undone: no warning of approximations."""
+    path, rows, kinds = store(kind)
+    index(path, roles, role_column=store.by)
+    assert not [one for one in recwarn if issubclass(one.category, FitWarning)]
+    new = faiss.read_index(path.replace(".faiss", ".aligned.faiss"))
+    np.testing.assert_allclose(new.reconstruct_n(0, N), mapped(rows, kinds), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["IVF2,PQ4x4fs", "IVF2,PQ4x4fsr"])
+def test_fast_scan(roles, documents, mapped, tmp_path, kind):
+    """Rows of IVF…PQ…fs are read from a file, too, where reconstruct crashes."""
+    rows, _ = documents(600)
+    path = str(tmp_path / "a.faiss")
+    faiss.write_index(made(rows, kind), path)
+    with pytest.warns(FitWarning, match="holds approximations of rows"):
+        assert index(path, roles, role="image").rows == 600
+    with searcher(path, roles) as search:
+        search._opened._new_index.nprobe = 2
+        assert {*search.search(rows[:1], 600).ids[0]} == {*range(600)}
+
+
 def test_ranges_of_ids(store, roles, mapped, tmp_path):
     path, rows, _ = store("IDMap,Flat", IDS)
     (tmp_path / "ranges.json").write_text(json.dumps({"text": [0, 100], "image": [100, 1000]}))

@@ -270,6 +270,33 @@ def test_values_that_are_no_roles(store, roles):
     assert "vector_aligned" not in read(folder / "docs.lance")
 
 
+@pytest.mark.parametrize("kind", ["list<float>", "fixed_size_list<uint8>"])
+def test_columns_of_other_types(tmp_path, roles, documents, kind):
+    rows, kinds = documents(5)
+    of = pa.list_(pa.float32()) if kind == "list<float>" else pa.list_(pa.uint8(), 8)
+    values = pa.array((rows if kind == "list<float>" else np.abs(rows).astype(np.uint8)).tolist(), of)
+    path = str(tmp_path / "docs.lance")
+    lance.write_dataset(pa.table({"vector": values, "modality": kinds}), path)
+    for how in ({}, {"column": "vector"}):
+        with pytest.raises(
+            InputError, match=r"vector holds .*list<item: .*, expected vectors of one width, as LanceDB"
+        ):
+            index(path, roles, role_column="modality", **how)
+    with pytest.raises(InputError, match="modality holds string, expected vectors of one width"):
+        index(path, roles, role_column="modality", column="modality")
+
+
+def test_the_first_format(tmp_path, roles, documents, mapped):
+    """Refused with a command that helps."""
+    old, new = str(tmp_path / "old.lance"), str(tmp_path / "new.lance")
+    lance.write_dataset(table_of(*documents(20)), old, data_storage_version="legacy")
+    with pytest.raises(InputError, match=r"is in the first format of Lance, .*write it anew: ") as error:
+        index(old, roles, role_column="modality")
+    said = str(error.value).partition("write it anew: ")[2]
+    exec(said.replace("OLD", repr(old)).replace("NEW", repr(new)), {"lance": lance})
+    assert index(new, roles, role_column="modality").rows == 20
+
+
 def test_another_width(tmp_path, roles):
     rows = np.ones((5, 6), np.float32)
     lancedb.connect(tmp_path / "db").create_table("docs", table_of(rows, ["image"] * 5))

@@ -237,6 +237,61 @@ def test_a_restart_with_too_long_a_name(store, roles):
     assert read(connection, to) == before and None not in before
 
 
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+@pytest.mark.parametrize(
+    "made, named, said",
+    [
+        ("CREATE TABLE parts (LIKE docs) PARTITION BY RANGE (id)", "parts", "is partitioned"),
+        ("CREATE TABLE parts (LIKE docs) PARTITION BY RANGE (id)", "part", "is a partition"),
+        ("CREATE TABLE parts (LIKE docs)", "parts", "has tables that inherit from it"),
+    ],
+)
+def test_tables_of_parts(store, roles, mapped, made, named, said):
+    """A place names a row of each, and PostgreSQL gives all of them a column at once; the copy of the message is indexed."""
+    url, connection, rows, kinds = store
+    connection.execute(made)
+    kind = "PARTITION OF parts DEFAULT" if "PARTITION" in made else "() INHERITS (parts)"
+    connection.execute(f"CREATE TABLE part {kind}; INSERT INTO part SELECT * FROM docs")
+    try:
+        with pytest.raises(InputError, match=rf"{named}: {said}, expected a table by itself; index a copy: ") as error:
+            index(url, roles, role_column="Mode", table=named)
+        connection.execute(str(error.value).partition("index a copy: ")[2].replace("NAME", "copy"))
+        assert index(url, roles, role_column="Mode", table="copy").rows == N
+        found = connection.execute("SELECT embedding_aligned::real[] FROM copy ORDER BY id").fetchall()
+        np.testing.assert_allclose([row for (row,) in found], mapped(rows, kinds), atol=1e-6)
+    finally:
+        connection.execute("DROP TABLE IF EXISTS copy; DROP TABLE parts CASCADE")
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_a_trigger_that_suppresses_updates(store, roles, mapped):
+    """Nothing counts as written that is not."""
+    url, connection, rows, kinds = store
+    connection.execute(
+        "CREATE OR REPLACE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN IF OLD.id % 2 = 0 THEN RETURN NULL; END IF; RETURN NEW; END';"
+        "CREATE TRIGGER keep BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION keep()"
+    )
+    said = r"docs: a trigger or a rule of the table keeps \d+ of \d+ rows? from being updated; disable it, and run the same"
+    with pytest.raises(FastRealignError, match=said):
+        index(url, roles, role_column="Mode")
+    connection.execute("ALTER TABLE docs DISABLE TRIGGER keep")
+    assert index(url, roles, role_column="Mode").rows == N
+    np.testing.assert_allclose(read(connection), mapped(rows, kinds), atol=1e-6)
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_columns_of_other_types(store, roles):
+    url, connection, *_ = store
+    connection.execute("ALTER TABLE docs ALTER COLUMN embedding TYPE numeric[]")
+    said = r"docs: embedding holds numeric\[\], expected vector, halfvec, real\[\] or double precision\[\]; convert it"
+    for how in ({}, {"column": "embedding"}):
+        with pytest.raises(InputError, match=said):
+            index(url, roles, role_column="Mode", table="docs", **how)
+    with pytest.raises(InputError, match="docs: note holds text, expected vector"):
+        index(url, roles, role_column="Mode", table="docs", column="note")
+
+
 def test_a_server_that_is_down(roles):
     with pytest.raises(FastRealignError, match=r"//\*\*\*@127.0.0.1:1/db: does not answer .*is PostgreSQL") as error:
         index("postgresql://tester:tellnobody@127.0.0.1:1/db", roles, role="image")

@@ -162,6 +162,7 @@ def test_refused(store, roles):
         ({"role_column": "modalty"}, "there is no payload field 'modalty', did you mean 'modality'"),
         ({"column": "clib"}, "there is no vector 'clib'"),
         ({"role_column": "n"}, r"n of 30 rows is no role: 0 \(1\), "),
+        ({"id_column": "n"}, "points of Qdrant have ids of their own; leave id_column= out"),
     ]:
         with pytest.raises(InputError, match=said):
             index(folder, roles, **{"role_column": "modality", **how})
