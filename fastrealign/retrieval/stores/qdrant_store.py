@@ -48,7 +48,7 @@ class QdrantStore:
     def __init__(self, location: str, options: StoreOptions) -> None:
         if options.id_column is not None:
             raise InputError(
-                f"{location}: points of Qdrant have ids of their own; leave {option('id_column')} out, and look the payloads up "
+                f"{location}: points of Qdrant have ids of their own; leave {option('id_column')} out, and look payloads up "
                 "by the ids that are found"
             )
         self._at = QdrantConnection(location)
