@@ -38,5 +38,5 @@ docs:           ## the site, in build/site; needs the extra [docs], and no netwo
 notebooks:      ## run examples/notebooks again, in place
 	python docs/site/notebooks.py
 
-fuzz:           ## damaged files of every format, for about an hour; the suite has a minute of it
+fuzz:           ## damaged files of every format, for about an hour; the suite has half a minute of it
 	FASTREALIGN_FUZZ_EXAMPLES=40000 pytest tests/contract/test_fuzz.py

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import pickle
-import subprocess
-import sys
+import signal
 import time
 
 import corpus
 import numpy as np
+import processes
 import pytest
 from stops import StopAfter
 
 import fastrealign as fr
+from fastrealign.jobs.journal import Journal
 
 FORMATS = ["parquet", "arrow", "hf", "lance", "pickle"]
 SHARDS, EACH = 5, 40
@@ -131,21 +133,25 @@ def test_resume_ends_in_the_same(tmp_path, case):
     assert tree(tmp_path / "out", kind) == tree(tmp_path / "whole", kind)
 
 
+def _killed_after_two_shards(source, image, out):
+    add = Journal.add
+
+    def killed(self, shard, sums):
+        add(self, shard, sums)
+        self.flush()
+        if len(self.noted.shards) >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal.add = killed
+    fr.align(source, image, out, resume=True, threads=2)
+
+
 def test_killed_it_resumes(tmp_path, case):
     kind, source, _, _ = case
     np.save(tmp_path / "image.npy", corpus.rows(100, 2))
-    code = (
-        "import sys, os, signal, fastrealign as fr\n"
-        "from fastrealign.jobs.journal import Journal\n"
-        "add = Journal.add\n"
-        "def killed(self, shard, sums):\n"
-        "    add(self, shard, sums); self.flush()\n"
-        "    if len(self.noted.shards) >= 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Journal.add = killed\n"
-        "fr.align(*sys.argv[1:4], resume=True, threads=2)"
-    )
-    command = [sys.executable, "-c", code, source, tmp_path / "image.npy", tmp_path / "out"]
-    assert subprocess.run(command, check=False).returncode == -9
+    run = processes.started(_killed_after_two_shards, source, tmp_path / "image.npy", tmp_path / "out")
+    run.join()
+    assert run.exitcode == -signal.SIGKILL
     assert fr.align(source, tmp_path / "image.npy", tmp_path / "out", resume=True).shards_before >= 2
     fr.align(source, tmp_path / "image.npy", tmp_path / "whole")
     assert tree(tmp_path / "out", kind) == tree(tmp_path / "whole", kind)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 import time
+from pathlib import Path
 
 import corpus
 import numpy as np
+import processes
 import pytest
 from stops import StopAfter
 
@@ -116,11 +117,15 @@ def test_an_unfinished_run_resumes_to_the_same_bytes(tmp_path, sides):
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "whole")
 
 
+def _resume(files, image, out):
+    fr.align(files, image, out, resume=True, threads=2, fsync=False)
+
+
 def test_killed_at_any_moment_a_mixed_corpus_resumes_to_the_same_bytes(tmp_path):
     for name in corpus.NEEDED.values():
         pytest.importorskip(name)
     files = []
-    for i in range(24):
+    for i in range(12):
         rows, ids = corpus.rows(400, i, dim=256), np.arange(400)
         for suffix, save in corpus.TENSOR_FILES.items():
             files.append(save(tmp_path / "text" / f"part_{i}{suffix}", rows, ids))
@@ -130,18 +135,15 @@ def test_killed_at_any_moment_a_mixed_corpus_resumes_to_the_same_bytes(tmp_path)
     fr.align(files, image, tmp_path / "whole")
     whole = corpus.tree(tmp_path / "whole")
     out = tmp_path / "out"
-    code = (
-        "import sys, fastrealign as fr\n"
-        "fr.align(sys.argv[3:], sys.argv[1], sys.argv[2], resume=True, threads=2, fsync=False)"
-    )
     killed = 0
     for rounds in range(3):
-        run = subprocess.Popen([sys.executable, "-c", code, image, out, *files])
-        until = 12 + 25 * rounds
-        while run.poll() is None and len(list(out.glob("part_*"))) < until:
+        run = processes.started(_resume, files, image, out)
+        until = 6 + 12 * rounds
+        while run.is_alive() and len(list(out.glob("part_*"))) < until:
             time.sleep(0.0005)
         run.kill()
-        killed += run.wait() != 0
+        run.join()
+        killed += run.exitcode != 0
         assert (out / JOURNAL).exists() or (out / "manifest.json").exists()
         for path in out.glob("part_*"):
             assert path.read_bytes() == whole[path.name]
@@ -150,23 +152,26 @@ def test_killed_at_any_moment_a_mixed_corpus_resumes_to_the_same_bytes(tmp_path)
     assert corpus.tree(out) == whole
 
 
-def test_memory_does_not_follow_the_size_of_the_file(tmp_path, suffix):
-    """Peak memory of one process after 8 MB and after 200 MB of embeddings in one file, with and without dropped rows."""
-    code = (
-        "import re, sys, fastrealign as fr\n"
-        "small, large, image, out = sys.argv[1:]\n"
-        "for path in (small, large):\n"
-        "    for bad_rows in ('keep', 'skip'):\n"
-        "        fr.align(path, image, f'{out}{path == large}{bad_rows}', fsync=False, bad_rows=bad_rows)\n"
+def _peaks(paths, image, folder):
+    for number, path in enumerate(paths):
+        for bad_rows in ("keep", "skip"):
+            fr.align(path, image, folder / f"out {number} {bad_rows}", fsync=False, bad_rows=bad_rows)
         # Not ru_maxrss, which counts what the parent had when it forked.
-        "    print(int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) >> 10)"
-    )
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        with (folder / "peaks").open("a") as file:
+            file.write(f"{int(peak[1]) >> 10}\n")
+
+
+def test_memory_does_not_follow_the_size_of_the_file(tmp_path, suffix):
+    """Peak memory of one process after 8 MB and after 80 MB of embeddings in one file, with and without dropped rows."""
     rows = corpus.rows(2000, 1, 1024)
     rows[7] = np.nan
     paths = [tmp_path / "1" / f"x{suffix}", tmp_path / "2" / f"x{suffix}"]
-    for path, times in zip(paths, (1, 25), strict=True):
+    for path, times in zip(paths, (1, 10), strict=True):
         corpus.TENSOR_FILES[suffix](path, np.tile(rows, (times, 1)), np.arange(2000 * times))
     np.save(tmp_path / "image.npy", corpus.rows(2000, 2, 1024))
-    command = [sys.executable, "-c", code, *paths, tmp_path / "image.npy", tmp_path / "out"]
-    small, large = map(int, subprocess.run(command, capture_output=True, check=True).stdout.split())
+    run = processes.started(_peaks, paths, tmp_path / "image.npy", tmp_path)
+    run.join()
+    assert run.exitcode == 0
+    small, large = map(int, (tmp_path / "peaks").read_text().split())
     assert large < small + 40, (small, large)

@@ -1,23 +1,30 @@
-"""Ranks of torch.distributed in processes of their own on this machine, talking by gloo."""
+"""Processes of their own that import nothing again, and ranks of torch.distributed among them, which talk by gloo."""
 
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+# Each process is a fork of one that has imported these and computed nothing: libraries with threads can be used in it.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["pytest", "faiss", "pyarrow.parquet", "torch.distributed", "fastrealign.nn"])
+
+
+def started(work: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:
+    """The process in which work(*arguments) has begun; a function of a module."""
+    process = _SERVER.Process(target=work, args=arguments)
+    process.start()
+    return process
+
 
 def run_on_processes(work: Callable[[int, int, Path], None], size: int, folder: Path) -> None:
     """Call work(rank, size, folder) on each of `size` ranks; fails with the traceback of the first that fails."""
-    import torch.multiprocessing as mp
-
-    context = mp.get_context("spawn")
-    errors = context.SimpleQueue()
-    ranks = [context.Process(target=_on_a_rank, args=(work, rank, size, folder, errors)) for rank in range(size)]
-    for process in ranks:
-        process.start()
+    errors = _SERVER.SimpleQueue()
+    ranks = [started(_on_a_rank, work, rank, size, folder, errors) for rank in range(size)]
     for process in ranks:
         process.join(900)
         if process.is_alive():

@@ -59,7 +59,11 @@ def fused(body: list[str]) -> int:
     return sum(text.startswith(("DFMA", "FFMA")) for text in body)
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+# The other architectures at night, as test_compile.py has it for the CUDA kernels.
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("sm_80", "sm_100")]
+
+
+@pytest.mark.parametrize("target", ["sm_90", *OTHERS])
 @pytest.mark.parametrize(("name", "dtype", "out"), CASES)
 def test_no_spills_and_wide_loads(tmp_path, name, dtype, out, target):
     cubin = tmp_path / "kernel.cubin"
