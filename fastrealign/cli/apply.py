@@ -20,6 +20,7 @@ from fastrealign.cli.arguments import (
 from fastrealign.cli.config import add_config
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.cli.role_options import roles_in
 from fastrealign.core.errors import InputError
 from fastrealign.data import options
 
@@ -54,7 +55,7 @@ def add(command: Command) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.seed is not None and not args.noise:
         raise InputError("--seed is of the noise that --noise adds; add --noise, or leave --seed out")
-    method = args.alignment if args.role is None else fr.Roles.load(args.alignment)[args.role]
+    method = args.alignment if args.role is None else roles_in(args.alignment)[args.role]
     report = fr.apply_files(method, paths(args.source), args.out, **given(args, "noise", "seed"), **run_options(args))
     show(args, report.to_json(), str(report))
     return 1 if report.left_out else 0

@@ -8,6 +8,7 @@ import fastrealign as fr
 from fastrealign.cli import arguments
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.cli.role_options import roles_in
 from fastrealign.core.errors import InputError
 
 _MORE = """\
@@ -44,7 +45,7 @@ def add(command: Command) -> None:
 def run(args: argparse.Namespace) -> int:
     alignment = args.alignment
     if args.role is not None:
-        roles = fr.Roles.load(args.alignment)
+        roles = roles_in(args.alignment)
         alignment = roles[args.role]
         if not isinstance(alignment, fr.Alignment):
             aligned = [name for name, one in roles.maps.items() if isinstance(one, fr.Alignment)]

@@ -13,6 +13,8 @@ from fastrealign.core.errors import InputError
 if TYPE_CHECKING:
     from fastrealign.methods.roles import Roles
 
+# What files that hold one map say they hold.
+_ONE_MAP = ("alignment", "baseline", "map from pairs")
 # Options of a fit of two sides that roles do not take, by their attributes.
 _OF_SIDES = {
     "target": "--target",
@@ -109,6 +111,16 @@ def fit(args: argparse.Namespace) -> Roles:
         **arguments.chosen(args, "devices", "max_memory"),
         **reading,
     )
+
+
+def roles_in(path: str) -> Roles:
+    """The roles in a file that --role chooses one of."""
+    try:
+        return fr.Roles.load(path)
+    except InputError as error:
+        if getattr(error, "kind", None) not in _ONE_MAP:
+            raise
+        raise InputError(f"{path}: holds one map for all rows, not a file of roles; leave --role out") from None
 
 
 def _named(option: str, given: str, form: str) -> tuple[str, str]:

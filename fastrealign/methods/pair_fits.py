@@ -6,6 +6,7 @@ Drift-Adapter (arXiv 2509.23471) measures such maps on encoders of text and of p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from fastrealign.core import checks
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.float_state import computes
-from fastrealign.core.formatting import count
+from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.wording import option
 from fastrealign.data.options import check_choice
@@ -86,8 +87,8 @@ def fit_map(
     Raises
     ------
     InputError
-        For another method, different numbers of rows, old and new that are the same rows, and no more pairs to fit on than the
-        lesser width: the rotation is then not determined.
+        For another method, different numbers of rows, old and new that are the same rows, and no more pairs to fit on that
+        differ than the lesser width: the rotation is then not determined.
     BadRowsError
         For a row without a direction, where bad_rows is "error".
 
@@ -109,7 +110,7 @@ def fit_map(
     part = min(held_out, MOST_HELD_OUT / count) if count else held_out
     moments, choosing = (PairMoments(sides[0].d, sides[1].d, method == "ridge") for _ in range(2))
     aside: list[list[np.ndarray]] = [[np.empty((0, side.d))] for side in sides]
-    kept_aside = 0
+    kept_aside, distinct = 0, _Distinct(_FEW * max(sides[0].d, sides[1].d))
     for at, blocks in pair_blocks(sides, bad_rows == "skip", progress):
         share = shares(at, seed)
         out = share < part
@@ -118,9 +119,10 @@ def fit_map(
         for rows, block in zip(aside, blocks, strict=True):
             rows.append(block[out])
         chooses = ~out & (share > 1.0 - _CHOOSING * (1.0 - part)) & (method == "ridge")
+        distinct.add([block[~out] for block in blocks[:2]])
         for into, chosen in ((moments, ~out & ~chooses), (choosing, chooses)):
             into.add(blocks[0][chosen], blocks[1][chosen])
-    _check_enough(sides[0].d, sides[1].d, moments.count + choosing.count, kept_aside)
+    _check_enough((sides[0].d, sides[1].d), moments.count + choosing.count, distinct, kept_aside)
     with one_thread():
         solved = procrustes(moments) if method == "procrustes" else ridge(moments, choosing)
     found = PairedMap(
@@ -156,19 +158,39 @@ def _checked(method: str, held_out: float, seed: int, bad_rows: str) -> tuple[fl
     return held_out, checks.seed(seed)
 
 
-def _check_enough(d_old: int, d_new: int, pairs: int, aside: int) -> None:
+class _Distinct:
+    """Counts how many rows of a side differ, up to `enough`; the least of both sides."""
+
+    def __init__(self, enough: int) -> None:
+        self._enough = enough
+        self._seen: tuple[set[int], set[int]] = set(), set()
+
+    def add(self, sides: Sequence[np.ndarray]) -> None:
+        """Rows of old and of new."""
+        for seen, rows in zip(self._seen, sides, strict=True):
+            for first in range(0, len(rows), self._enough):
+                if len(seen) < self._enough:
+                    seen.update(hash(row.tobytes()) for row in rows[first : first + self._enough])
+
+    def among(self, pairs: int) -> int:
+        """How many of so many pairs determine a map; all of them, if enough do."""
+        least = min(map(len, self._seen))
+        return pairs if least >= self._enough else min(pairs, least)
+
+
+def _check_enough(widths: tuple[int, int], pairs: int, distinct: _Distinct, aside: int) -> None:
     """InputError where the pairs do not determine a map; a warning where more would still help much."""
-    least, wanted = min(d_old, d_new) + 1, _FEW * max(d_old, d_new)
+    least, wanted = min(widths) + 1, _FEW * max(widths)
     beside = f" beside {aside:,} held out ({option('held_out')} sets their share)" if aside else ""
-    if pairs < least:
+    differ = distinct.among(pairs)
+    copies = f", of which {differ:,} {does(differ, 'differ')}" if differ < pairs else ""
+    said = f"{count(pairs, 'pair')} to fit on{beside}{copies}"
+    if pairs < least or 1 < differ < least:  # rows that are all alike have a message of their own
         raise InputError(
-            f"{count(pairs, 'pair')} to fit on{beside}, expected at least {least:,} for rows {d_old} and {d_new} "
-            "wide: fewer do not "
-            f"determine the rotation; embed a sample of about {wanted:,} items with both encoders"
+            f"{said}, expected at least {least:,} for rows {widths[0]} and {widths[1]} wide: fewer do not determine the "
+            f"rotation; embed a sample of about {wanted:,} items with both encoders"
         )
-    if pairs < wanted:
+    if differ < wanted:
         warn(
-            f"{count(pairs, 'pair')} to fit on{beside}, for rows {d_old} and {d_new} wide: more still raise the "
-            "recall kept, aim for "
-            f"{wanted:,} or more"
+            f"{said}, for rows {widths[0]} and {widths[1]} wide: more still raise the recall kept, aim for {wanted:,} or more"
         )

@@ -28,14 +28,19 @@ QrelsLike: TypeAlias = AnyPath | Mapping[str, Mapping[str, int]]
 def array_of(given: Any, name: str, kinds: str) -> np.ndarray:
     """As an array whose kind of element is one of NumPy's `kinds`, a key of KINDS. InputError with `name` first otherwise.
 
-    An empty list has any kind; a column of texts of a table, which NumPy takes for objects, is text.
+    An empty list has any kind; texts or integers that NumPy takes for objects, such as a column of a table, are what they are.
     """
     try:
         found = np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors elsewhere, or of bfloat16
         raise InputError(f"{name}: no array of {KINDS[kinds]}: {one_line(error)}") from None
-    if found.dtype == object and "U" in kinds and all(isinstance(one, str) for one in found.flat):
-        found = found.astype(str)
+    if found.dtype == object and "U" in kinds:
+        types = {type(one) for one in found.flat}
+        if all(issubclass(one, str) for one in types):
+            found = found.astype(str)
+        elif all(issubclass(one, (int, np.integer)) for one in types):
+            found = np.array(found.tolist())
     if found.dtype.kind not in kinds and found.size:
-        raise InputError(f"{name}: element type {found.dtype}, expected {KINDS[kinds]}")
+        kind = sorted(one.__name__ for one in types)[0] if found.dtype == object and "U" in kinds else found.dtype
+        raise InputError(f"{name}: element type {kind}, expected {KINDS[kinds]}")
     return found

@@ -11,9 +11,9 @@ import numpy as np
 
 from fastrealign.core.checks import SEED, whole
 from fastrealign.core.errors import InputError, warn
-from fastrealign.core.formatting import does
+from fastrealign.core.formatting import count, does
 from fastrealign.data.row_source import RowsLike, RowSource
-from fastrealign.data.sources import open_rows
+from fastrealign.data.sources import names_files, open_rows
 from fastrealign.diagnostics.unit_rows import BLOCK_ROWS, count_rows, sample, unit_blocks
 from fastrealign.retrieval.array_arguments import ArrayLike, array_of
 from fastrealign.retrieval.calibration import LABELLED, Calibration, fit_background, fit_labelled
@@ -99,14 +99,18 @@ def open_pair(
     queries: RowsLike, documents: RowsLike, labels: ArrayLike | None, collection: int | None, seed: int
 ) -> ModalityPair:
     """Check and open what the user gave for one modality pair."""
-    sides = open_rows(queries, "source"), open_rows(documents, "target")
+    sides = (
+        open_rows(queries, "source" if names_files(queries) else "queries"),
+        open_rows(documents, "target" if names_files(documents) else "documents"),
+    )
     counts = tuple(map(count_rows, sides))
     if sides[0].d != sides[1].d:
         raise InputError(f"queries are {sides[0].d} wide, documents {sides[1].d}; both must come from one encoder pair")
     for what, rows in zip(("queries", "documents"), counts, strict=True):
         if rows < LEAST_ROWS:
             raise InputError(
-                f"{rows} rows of {what} are too few for a distribution of scores; at least {LEAST_ROWS} are needed"
+                f"{count(rows, 'row')} of {what} {does(rows, 'are')} too few for a distribution of scores; at least "
+                f"{LEAST_ROWS} are needed"
             )
     checked = None if labels is None else _checked_labels(labels, counts)
     if checked is not None and (without := counts[0] - len(np.unique(checked[:, 0]))) > counts[0] / 2:
@@ -129,7 +133,7 @@ def _checked_labels(labels: Any, counts: tuple[int, ...]) -> np.ndarray:
     if found.ndim != 2 or found.shape[1] != 2:
         raise InputError(f"labels: shape {found.shape}, expected (pairs, 2): row of the query, row of the document")
     if len(found) < LEAST_LABELS:
-        raise InputError(f"{len(found)} labelled pairs are too few; at least {LEAST_LABELS} are needed")
+        raise InputError(f"{count(len(found), 'labelled pair', 'are')} too few; at least {LEAST_LABELS} are needed")
     found = found.astype(np.int64)
     for column, what in enumerate(("queries", "documents")):
         wrong = np.flatnonzero((found[:, column] < 0) | (found[:, column] >= counts[column]))

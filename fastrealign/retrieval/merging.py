@@ -38,8 +38,8 @@ def merge(lists: Iterable[Sequence[Any]], k: int) -> Hits:
     ----------
     lists : iterable of (ids, scores) or (ids, scores, role)
         Of each index or role: ids (n,) of text or integers, each once; calibrated scores (n,), so that lists are comparable
-        (`Scores`); and the role, one text or one for each id. `Hits` of an earlier merge are such a list. An id of -1, which
-        FAISS fills short lists with, is left out.
+        (`Scores`); and the role, one text or one for each id. `Hits` of an earlier merge are such a list. Ids of -1, which
+        FAISS fills short lists with, and of None, which a `Searcher` does, are left out.
     k : int
         How many to return; fewer where there are fewer.
 
@@ -81,20 +81,33 @@ def _taken(number: int, given: Sequence[Any]) -> Hits:
     where = f"list {number}"
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         raise InputError(f"{where}: expected (ids, scores) or (ids, scores, role)")
-    ids, scores = array_of(given[0], f"{where}, ids", "iuU"), array_of(given[1], f"{where}, scores", "fiu")
-    if ids.ndim != 1 or scores.shape != ids.shape:
+    ids, there = _ids(given[0], f"{where}, ids")
+    scores = array_of(given[1], f"{where}, scores", "fiu")
+    if there.ndim != 1 or scores.shape != there.shape:
         raise InputError(
-            f"{where}: ids of shape {ids.shape} and scores of {scores.shape}, expected one score for each id of one query"
+            f"{where}: ids of shape {there.shape} and scores of {scores.shape}, expected one score for each id of one query"
         )
     roles = np.asarray(given[2] if len(given) == 3 and given[2] is not None else "", dtype=str)
-    if roles.shape not in ((), ids.shape):
+    if roles.shape not in ((), there.shape):
         raise InputError(
-            f"{where}: {count(roles.size, 'role')} for {count(len(ids), 'id')}; expected one text, or one for each id"
+            f"{where}: {count(roles.size, 'role')} for {count(len(there), 'id')}; expected one text, or one for each id"
         )
-    hits = Hits(ids, scores.astype(np.float64), np.broadcast_to(roles, ids.shape))
+    hits = Hits(ids, scores[there].astype(np.float64), np.broadcast_to(roles, there.shape)[there])
     if ids.dtype.kind == "i":
         hits = Hits(*(part[ids != -1] for part in hits))
     return _checked(where, hits)
+
+
+def _ids(given: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The ids that are not None, and which of all those are (bool)."""
+    if isinstance(given, (list, tuple)) or (
+        isinstance(given, np.ndarray) and given.dtype == object and given.ndim == 1
+    ):
+        there = np.array([one is not None for one in given], bool)
+        if not there.all():
+            return array_of([one for one in given if one is not None], name, "iuU"), there
+    ids = array_of(given, name, "iuU")
+    return ids, np.ones(ids.shape, bool)
 
 
 def _checked(where: str, hits: Hits) -> Hits:

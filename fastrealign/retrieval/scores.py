@@ -19,7 +19,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.text import meant
 from fastrealign.data.row_source import RowsLike
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, damaged, load_tensors, save_tensors
-from fastrealign.retrieval.array_arguments import ArrayLike
+from fastrealign.retrieval.array_arguments import ArrayLike, array_of
 from fastrealign.retrieval.calibration import FORMS, LABELLED, SCORE_METHODS, Calibration, checked_cosines
 from fastrealign.retrieval.labelled import ModalityPair, Pair, curves_of, naming, open_pair, pair_name
 from fastrealign.retrieval.thresholds import COLUMNS, Curve, Threshold
@@ -28,6 +28,8 @@ from fastrealign.storage.record_rules import NOT_NEGATIVE, TEXT, Rule
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
 
+# Below it is what indexes return where they found fewer than asked: -inf, or the lowest float32.
+_NOTHING_FOUND = -1e38
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LIST = Rule("a list", lambda value: isinstance(value, list))
 _RECORD = {"method": TEXT, "pairs": _LIST}
@@ -72,7 +74,8 @@ class Scores:
         query, document : str
             The roles of the query and of the documents.
         cosines : array
-            Of any shape, float32 or float64, of unit rows mapped as those fitted on.
+            Of any shape, float32 or float64, of unit rows mapped as those fitted on. What stands where fewer results were found
+            (-inf of a `Searcher`, about -3e38 of FAISS) becomes -inf.
 
         Returns
         -------
@@ -84,7 +87,11 @@ class Scores:
         InputError
             For a pair that was not fitted, a NaN, or a value outside -1 to 1 beyond rounding (0.002, that of float16 rows).
         """
-        return self.maps[_known((query, document), self.maps)](checked_cosines(cosines))
+        one = self.maps[_known((query, document), self.maps)]
+        given = array_of(cosines, "cosines", "f")
+        empty = given < _NOTHING_FOUND
+        scores = one(checked_cosines(np.where(empty, 0.0, given) if empty.any() else given))
+        return np.where(empty, -np.inf, scores) if empty.any() else scores
 
     def threshold(self, query: str | None = None, document: str | None = None, *, precision: float) -> Threshold:
         """The lowest threshold whose precision on the labelled pairs is at least `precision`.
@@ -281,7 +288,7 @@ def _check(pairs: Any, method: str, labels: Any, collection: Any) -> None:
     missing = [pair for pair in pairs if pair not in (labels or {})]
     if missing and method in LABELLED:
         raise InputError(
-            f"{method} needs labelled pairs, and there are none of {', '.join(map(pair_name, missing))}; labels=..."
+            f"{method} needs labelled pairs, and there are none of {', '.join(map(pair_name, missing))}; give them with labels="
         )
     for pair in collection or {}:
         if pair not in (labels or {}):

@@ -89,6 +89,9 @@ def test_apply_and_inspect_roles(tmp_path, sides, run):
     assert value["roles"]["text"]["fingerprint"] == roles["text"].fingerprint
     roles["text"].save(tmp_path / "one.safetensors")
     code, _, err = run("apply", tmp_path / "one.safetensors", sides[0], "--role", "text", "--out", tmp_path / "other")
-    assert code == 2 and "expected roles" in err
+    assert code == 2 and "one.safetensors: holds one map for all rows, not a file of roles; leave --role out" in err
+    code, _, err = run("check", tmp_path / "one.safetensors", sides[0], "--role", "text")
+    assert code == 2 and "not a file of roles; leave --role out" in err
+    assert run("apply", tmp_path / "one.safetensors", sides[0], "--out", tmp_path / "other")[0] == 0
     code, _, err = run("align", file, "--target", sides[1], "--out", tmp_path / "other")
     assert code == 2 and "saved roles, not embeddings" in err

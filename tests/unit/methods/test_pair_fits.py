@@ -122,6 +122,11 @@ def test_bad_pairs(rng):
         ((np.ones((300, 20)), new), "all point the same way"),
         ((old, np.ones((300, 12))), "do not vary with the new ones"),
         ((old[:60], new[:60]), "expected at least 20 to measure"),
+        (
+            (np.repeat(old[:12], 20, 0), new[:240]),
+            r"pairs to fit on beside \d+ held out \(.*\), of which 12 differ, expected",
+        ),
+        ((old[:240], np.repeat(new[:12], 20, 0)), "of which 12 differ, expected at least 13 for rows 20 and 12 wide"),
     ):
         with pytest.raises(fr.InputError, match=said):
             fr.fit_map(*arguments)
@@ -140,6 +145,10 @@ def test_bad_pairs(rng):
         fr.fit_map(old, new)(old, noise=1.0)
     with pytest.warns(fr.FitWarning, match="aim for 80 or more"):
         fr.fit_map(old[:70], new[:70], held_out=0)
+    with pytest.warns(
+        fr.FitWarning, match="^140 pairs to fit on, of which 70 differ, for rows 20 and 12 wide: more still"
+    ):
+        fr.fit_map(np.tile(old[:70], (2, 1)), np.tile(new[:70], (2, 1)), held_out=0)
 
 
 def test_saved_and_loaded(rng, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -68,6 +69,40 @@ def test_merge_takes_what_indexes_return():
     assert merge([faiss], 5).ids.tolist() == [4, 9] and merge([], 3).ids.size == 0
     table = np.array(["b", "a"], dtype=object), [1, 1]
     assert merge([table, ([], [])], 5).ids.tolist() == ["a", "b"]
+    numbers = (
+        np.array([7, 3, None], dtype=object),
+        np.array([0.9, 0.8, -np.inf]),
+        np.array(["image", "text", None], object),
+    )
+    hits = merge([numbers, faiss], 5)
+    assert hits.ids.dtype.kind == "i" and hits.ids.tolist() == [7, 3, 4, 9]
+    assert hits.roles.tolist() == ["image", "text", "", ""]
+    assert merge([(["b", None], [1, 2])], 5).ids.tolist() == ["b"] and merge([([None], [-np.inf])], 5).ids.size == 0
+
+
+def test_merge_takes_calibrated_scores_of_searchers(rng, tmp_path):
+    """Of two FAISS indexes, one of which has fewer rows than are asked for."""
+    faiss = pytest.importorskip("faiss")
+    rows = {"query": rng.standard_normal((60, 8)) + 1, "text": rng.standard_normal((60, 8)) + 1}
+    rows["image"] = rng.standard_normal((60, 8)) - 1
+    roles = fr.fit_roles(rows, anchor="image", method="none")
+    scores = fr.retrieval.fit_scores({("query", one): (rows["query"], rows[one]) for one in ("text", "image")})
+    lists, best = [], {}
+    for role, ids in (("text", np.arange(3)), ("image", np.arange(10, 70))):
+        index, path = faiss.index_factory(8, "IDMap,Flat", faiss.METRIC_INNER_PRODUCT), str(tmp_path / f"{role}.faiss")
+        index.add_with_ids(rows[role][: len(ids)].astype(np.float32), ids)
+        faiss.write_index(index, path)
+        fr.retrieval.index(path, roles, role=role)
+        with fr.retrieval.searcher(path, roles) as search:
+            found = search.search(rows["query"][0], 5)
+        lists.append((found.ids[0], scores("query", role, found.scores[0]), found.roles[0]))
+        cosines = pi(rows[role][: len(ids)]) @ pi(rows["query"][:1])[0]
+        best |= dict(zip(ids.tolist(), scores("query", role, cosines).tolist(), strict=True))
+    assert lists[0][1][3:].tolist() == [-np.inf] * 2
+    hits = merge(lists, 5)
+    expected = sorted(best, key=lambda one: -best[one])
+    assert hits.ids.tolist() == expected[:5]
+    assert hits.roles.tolist() == ["text" if one < 10 else "image" for one in expected[:5]]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +115,9 @@ def test_merge_takes_what_indexes_return():
         ([(["a"], [1.0], ["x", "y"])], 3, "2 roles for 1 id;"),
         ([(["a"],)], 3, r"expected \(ids, scores\)"),
         ([([0.5], [1.0])], 3, "list 0, ids: element type float64, expected text or integers"),
+        ([(np.array([b"a", None], object), [1.0, 0.5])], 3, "list 0, ids: element type .*, expected text or integers"),
+        ([([UUID(int=1)], [1.0])], 3, "list 0, ids: element type UUID, expected text or integers"),
+        ([(["a", None], [1.0])], 3, "expected one score for each id"),
         (5, 3, "lists: int, expected a list of"),
         ([(["a"], [1.0])], 0, "k=0: expected a whole number"),
     ],

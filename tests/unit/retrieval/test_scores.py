@@ -246,6 +246,15 @@ REFUSED = {
         lambda w: fit_scores(w, labels={IMAGE: own + np.array([0, 1])}),
         r"pair 119 is \(119, 120\), .* documents are rows 0 to 119",
     ),
+    "zeros": (
+        lambda w: fit_scores({IMAGE: (w[IMAGE][0] * 0, w[IMAGE][1])}),
+        "query to image: queries: row 0 is all zeros",
+    ),
+    "one label": (lambda w: fit_scores(w, labels={IMAGE: own[:1]}), "1 labelled pair is too few; at least 30"),
+    "one row": (
+        lambda w: fit_scores({IMAGE: (w[IMAGE][0][:1], w[IMAGE][1])}),
+        "1 row of queries is too few for a distr",
+    ),
     "few": (lambda w: fit_scores(w, labels={IMAGE: own[:29]}), "29 labelled pairs are too few; at least 30"),
     "twice": (lambda w: fit_scores(w, labels={IMAGE: own[[*range(40), 7]]}), r"the pair \(7, 7\) is there twice"),
     "small": (
