@@ -95,7 +95,7 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     if not is_on_hub(path) and isinstance(place(path), Path) and is_folder(path):
         raise InputError(
-            f"{path}: cannot be read as a saved {kind} (.safetensors): it is a folder; {_better(Path(path), kind)}"
+            f"{path}: cannot be read as {_saved(kind)} (.safetensors): it is a folder; {_better(Path(path), kind)}"
         )
     at = hub_file(str(path)) if is_on_hub(path) else path
     try:
@@ -109,7 +109,7 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple
         if (short := shortage(error)) is not None:
             raise FastRealignError(f"{path}: cannot be read: {short}") from error
         raise InputError(
-            f"{path}: cannot be read as a saved {kind} (.safetensors): {error}{_advice(path, kind, error)}"
+            f"{path}: cannot be read as {_saved(kind)} (.safetensors): {error}{_advice(path, kind, error)}"
         ) from None
     if record is None:
         raise InputError(f"{path}: a safetensors file, but not one that fastrealign saved; expected {_saved(kind)}")
@@ -169,4 +169,5 @@ def check_record(path: AnyPath, kind: str, record: dict[str, Any], rules: dict[s
 
 def damaged(path: AnyPath, kind: str, how: str) -> InputError:
     """The error for a saved file whose content contradicts itself."""
-    return InputError(f"{path}: a damaged {kind}: {how}; copy or make it again")
+    one = f"damaged {kind}" if kind.endswith("s") else f"a damaged {kind}"
+    return InputError(f"{path}: {one}: {how}; copy or make it again")

@@ -308,7 +308,7 @@ def test_a_damaged_file_is_refused(world, tmp_path):
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"s\.safetensors: a damaged scores"):
+    with pytest.raises(InputError, match=r"s\.safetensors: damaged scores"):
         fr.retrieval.Scores.load(path)
 
 
