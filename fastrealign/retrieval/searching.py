@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import InputError
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.text import shown
 from fastrealign.core.wording import option
 from fastrealign.methods.baseline import unit_rows
@@ -61,7 +61,10 @@ class Searcher:
         """
         if k < 1:
             raise InputError(f"k={k}: expected at least 1")
-        mapped = np.atleast_2d(np.asarray(self._method(queries, dtype="float32")))
+        try:
+            mapped = np.atleast_2d(np.asarray(self._method(queries, dtype="float32")))
+        except BadRowsError as error:  # it names an option of methods
+            raise BadRowsError(f"queries: {str(error).partition('; ')[0]}; leave it out") from None
         found = self._opened.search(mapped, k, self._record["role_column"])
         if found.roles is None:
             named = [[None if one is None else self._record["role"] for one in row] for row in found.ids]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import count
-from fastrealign.core.text import one_line
+from fastrealign.core.text import brief, one_line
 
 # Roles are numbered in a byte; the last number stands for no role.
 _MOST = 255
@@ -21,15 +22,14 @@ def roles_of(file: str, ids: np.ndarray, where: str) -> tuple[np.ndarray, list[s
     path = Path(file)
     try:
         if path.suffix == ".json":
-            found = json.loads(path.read_text()).items()
-            ranges = {str(name): (int(first), int(end)) for name, (first, end) in found}
+            ranges = _ranges(json.loads(path.read_text()))
         else:
             values = np.load(path)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; {said.partition(': ')[2]}") from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {one_line(error)}") from None
-    except (ValueError, AttributeError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"{said} ({{'text': [0, 5000], ...}}): {one_line(error)}") from None
     if path.suffix == ".json":
         return _in_ranges(file, ranges, ids, where), list(ranges)
@@ -39,6 +39,17 @@ def roles_of(file: str, ids: np.ndarray, where: str) -> tuple[np.ndarray, list[s
     if len(names) > _MOST:
         raise InputError(f"{said}; it holds {len(names):,} different values")
     return codes.astype(np.uint8), names.tolist()
+
+
+def _ranges(found: Any) -> dict[str, tuple[int, int]]:
+    """The range of ids of each role; ValueError where that is not what a file holds."""
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds {brief(found)}")
+    for name, range_ in found.items():
+        ends = range_ if isinstance(range_, list) else []
+        if len(ends) != 2 or not all(type(end) is int for end in ends) or ends[0] > ends[1]:
+            raise ValueError(f"the range of {name} is {brief(range_)}")
+    return {name: (first, end) for name, (first, end) in found.items()}
 
 
 def _in_ranges(file: str, ranges: dict[str, tuple[int, int]], ids: np.ndarray, where: str) -> np.ndarray:

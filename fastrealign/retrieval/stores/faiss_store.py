@@ -53,6 +53,8 @@ from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.fingerprint import FileFingerprint
 
 _KIND = "index record"
+# What files of binary indexes begin with.
+_BINARY = b"IB"
 # Inner indexes that are built from all rows at once.
 _AT_ONCE = ("IndexNSG", "IndexNNDescent")
 
@@ -213,6 +215,12 @@ class FaissStore:
                 raise FastRealignError(f"{path}: {short}") from None
             if isinstance(error, OSError):
                 raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+            with path.open("rb") as file:
+                binary = file.read(2) == _BINARY
+            if binary:
+                raise InputError(
+                    f"{path}: holds binary codes, which no map moves; index the embeddings that they were made of"
+                ) from None
             raise InputError(
                 f"{path}: is damaged, or not a FAISS index: expected a file that faiss.write_index wrote; for rows in "
                 f".npy, .parquet and other files use `fastrealign apply`"

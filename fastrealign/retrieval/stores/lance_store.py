@@ -232,7 +232,13 @@ class LanceStore:
         if record.get("role_column") is not None and not self._is_ours(role):
             fields.append(pa.field(role, pa.string(), metadata={_ROLE_OF: self.target}))
         with failing(self.where, ADVICE):
-            self._data.add_columns(pa.schema(fields))
+            try:
+                self._data.add_columns(pa.schema(fields))
+            except OSError:
+                # Another run may have added the same at the same time.
+                now = self._lance.dataset(os.path.abspath(self._folder)).schema
+                if not all(one.name in now.names and now.field(one.name).equals(one, True) for one in fields):
+                    raise
             self._data = self._lance.dataset(os.path.abspath(self._folder))
 
     def _drop(self, *columns: str) -> None:

@@ -234,6 +234,26 @@ def test_refused(store, roles, tmp_path):
     np.save(tmp_path / "few.npy", np.array(kinds[:5]))
     with pytest.raises(InputError, match=r"expected a .npy file with the role of each of 120 rows.*it holds \(5,\)"):
         index(path, roles, role_column=str(tmp_path / "few.npy"))
+    for ranges, said in [
+        ([1], r"it holds \[1\]"),
+        ({"text": [0, 60, 120]}, r"the range of text is \[0, 60, 120\]"),
+        ({"text": [60, 0]}, r"the range of text is \[60, 0\]"),
+        ({"text": "a"}, "the range of text is 'a'"),
+    ]:
+        (tmp_path / "odd.json").write_text(json.dumps(ranges))
+        with pytest.raises(InputError, match=rf"a .json file of ranges of ids \(.*\): {said}$"):
+            index(path, roles, role_column=str(tmp_path / "odd.json"))
+    bits = faiss.IndexBinaryFlat(64)
+    bits.add(np.zeros((5, 8), np.uint8))
+    faiss.write_index_binary(bits, str(tmp_path / "bits.faiss"))
+    with pytest.raises(InputError, match="holds binary codes, which no map moves; index the embeddings"):
+        index(tmp_path / "bits.faiss", roles, role="image")
+    index(path, roles, role="image", to=str(tmp_path / "made.faiss"))
+    with (
+        searcher(path, roles, to=str(tmp_path / "made.faiss")) as search,
+        pytest.raises(BadRowsError, match=r"^queries: row 1 is all zeros; leave it out$"),
+    ):
+        search.search(np.array([[1.0] * 8, [0.0] * 8]), 3)
     (tmp_path / "both.json").write_text(json.dumps({"text": [0, 60], "image": [50, 200]}))
     with pytest.raises(InputError, match=r"both.json: id 50 is in the ranges of both text and image; correct one"):
         index(path, roles, role_column=str(tmp_path / "both.json"))

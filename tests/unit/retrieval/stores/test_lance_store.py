@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from fastrealign.cli.main import main
-from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.retrieval import index, searcher
-from fastrealign.retrieval.role_maps import Mapper
+from fastrealign.retrieval.role_maps import Mapper, RoleMaps
+from fastrealign.retrieval.stores.base import StoreOptions
+from fastrealign.retrieval.stores.lance_store import LanceStore
 
 pa = pytest.importorskip("pyarrow")
 lance = pytest.importorskip("lance")
@@ -326,6 +328,20 @@ def test_command(store, roles, mapped, tmp_path, capsys):
     check(folder, mapped)
     assert main([*words, "--table", "dosc"]) == 2
     assert "did you mean 'docs'" in capsys.readouterr().err
+
+
+def test_two_runs_that_begin_at_once(store, roles, others):
+    """The second finds the columns of the first; those of other roles are refused."""
+    folder, _ = store
+    stores = [LanceStore(str(folder / "docs.lance"), StoreOptions()) for _ in range(3)]
+    records = [
+        {"fingerprint": RoleMaps.of(one).fingerprint, "role_column": "modality"} for one in (roles, roles, others)
+    ]
+    stores[0].begin(records[0], 8)
+    stores[1].begin(records[1], 8)
+    assert stores[1].record() == records[0] and stores[1].pending() == stores[0].pending()
+    with pytest.raises(FastRealignError, match=r"docs.lance: .*run again when it is done"):
+        stores[2].begin(records[2], 8)
 
 
 def test_two_runs_at_once(store, roles, mapped, monkeypatch):
