@@ -128,7 +128,7 @@ TOO_LONG = {
     "test_tensors_without_values_of_their_own_are_refused_in_one_line",
     "test_the_answer_is_right_as_often_as_stated",
     "test_the_chain_gives_what_the_reference_gives",
-    "test_the_command_under_torchrun",
+    "test_the_command_on_the_ranks_of_torchrun",
     "test_the_commands_of_a_method_that_chooses_by_judgements_run",
     "test_the_commands_of_the_advice_run",
     "test_the_error_is_as_stated_and_small_beside_sampling",
