@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from itertools import count
 
 import benchmarks
@@ -162,23 +160,7 @@ def test_no_ncu_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().out == "issue slots: left out: ncu is not installed\n"
 
 
-READ = """
-import torch
-from bench import gpu_read
-for n in (1, 4096, 5000, 4096 * 7):
-    x = torch.arange(n, dtype=torch.float32) % 7
-    parts = gpu_read.read(x, 3)
-    assert parts.shape == (3,) and parts.sum() == x[: n // 4096 * 4096].sum(), (n, parts)
-"""
-
-
-def test_the_plain_kernel_reads_all_whole_blocks():
-    pytest.importorskip("triton")
-    root = benchmarks.FOLDER.parent
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
-    subprocess.run([sys.executable, "-c", READ], cwd=root, env=environment, check=True)
-
-
+# That it reads all whole blocks: tests/unit/kernels/interpreted.py.
 def test_the_plain_kernel_reads_16_bytes_a_load():
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
+import benchmarks
 import numpy as np
 import pytest
 import torch
@@ -248,6 +249,14 @@ def test_heavy_rows(rng, length, monkeypatch):
 def test_programs_have_equally_many_tiles(rows, programs):
     x = torch.zeros(1, 64)
     assert launch._programs(rows, launch.tile_of(64, 4, 128), x) == programs
+
+
+def test_the_plain_kernel_of_the_benchmark_reads_all_whole_blocks():
+    read = benchmarks.module("gpu_read").read
+    for n in (1, 4096, 5000, 4096 * 7):
+        x = torch.arange(n, dtype=torch.float32) % 7
+        parts = read(x, 3)
+        assert parts.shape == (3,) and parts.sum() == x[: n // 4096 * 4096].sum(), (n, parts)
 
 
 def test_totals_of_many_programs():
