@@ -33,7 +33,8 @@ class ChunkSource(RowSource):
         self.name = name
         first = next(_handed(chunks), _END)
         if first is _END:
-            raise InputError(f"{name}: yields no chunks, expected (rows, width) arrays")
+            used = "" if self.again else "; an iterator that was read before is empty: pass a new one"
+            raise InputError(f"{name}: yields no chunks, expected (rows, width) arrays{used}")
         first = rows_anywhere(_chunk(first, f"{name}, chunk 0"), f"{name}, chunk 0")
         self.d = first.shape[1]
         if not self.again:

@@ -20,6 +20,8 @@ from fastrealign.core.choices import SIDES
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.row_argument import described
+from fastrealign.core.text import brief
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.image_paths import Near
 from fastrealign.data.row_ids import IdsOf
@@ -95,8 +97,8 @@ class Embeddings:
         """Of its shards."""
         return [shard.path for shard in self._shards]
 
-    def __contains__(self, id: str) -> bool:
-        return bool(self.find([id])[0] >= 0)
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, str) and bool(self.find([id])[0] >= 0)
 
     def find(self, ids: Sequence[str], images: Sequence[str | None] | None = None) -> np.ndarray:
         """int64 (n,): the number of each id's row, -1 where there is none. Reads no embedding.
@@ -106,6 +108,11 @@ class Embeddings:
 
         The first missing id causes one more pass over all ids. Raises InputError where two rows match equally, naming both.
         """
+        if isinstance(ids, str):
+            raise InputError(f"{self.name}: ids={brief(ids)}: expected a list of ids; for one, pass [id]")
+        odd = next((id for id in ids if not isinstance(id, str)), None)
+        if odd is not None:
+            raise InputError(f"{self.name}: the id {brief(odd)} is {described(odd)}, expected text")
         numbers = self._index.find(ids)
         if isinstance(self._index, RowNumbers):
             return numbers

@@ -211,7 +211,7 @@ def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shar
         return FileSource(formats.open_source(spec, side=side, column=column, bad_shards=bad_shards))
     if holds_rows(spec) or isinstance(spec, Mapping):
         return ArraySource(spec, side)
-    if isinstance(spec, Iterable):
+    if isinstance(spec, Iterable) and not isinstance(spec, bytes):
         return ChunkSource(spec, side)
     raise InputError(
         f"{side}: {type(spec).__name__}, expected a path, a glob, a folder, an array, a tensor or an iterable of chunks"

@@ -19,6 +19,7 @@ import torch
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.row_argument import described
 from fastrealign.data.lookup import Embeddings, open_embeddings
 from fastrealign.data.options import NoiseOptions, check_choice
 from fastrealign.methods.alignment import Alignment
@@ -111,6 +112,7 @@ class Collator:
         max_length = None if max_length is None else whole("max_length", max_length, 1, why="in tokens")
         check_choice("missing", missing, MISSING)
         check_choice("unanswered", unanswered, MISSING)
+        _check_kinds(tokenizer, embeddings, alignment)
         if alignment is not None and alignment.dim != embeddings.dim:
             raise InputError(
                 f"the embeddings are {embeddings.dim} wide, the alignment was fitted on {alignment.dim}; use one encoder"
@@ -210,6 +212,11 @@ class Collator:
 
     def _found(self, examples: Sequence[Example]) -> tuple[list[Example], np.ndarray]:
         """The examples that have an embedding, and its row, int64 (n,)."""
+        if not len(examples):
+            raise InputError("an empty batch, expected examples")
+        odd = next((one for one in examples if not hasattr(one, "turns")), None)
+        if odd is not None:
+            raise InputError(f"{described(odd)} in a batch, expected an Example, of read_examples")
         ids = [example.id for example in examples]
         numbers = self.embeddings.find(*names_of(examples, self.embeddings))
         there = np.flatnonzero(numbers >= 0)
@@ -290,6 +297,19 @@ class Collator:
 
     def _count(self, name: str) -> float:
         return float(self._counts[:, _COUNTS.index(name)].sum())
+
+
+def _check_kinds(tokenizer: object, embeddings: object, alignment: object) -> None:
+    """InputError for arguments of a Collator that are of another kind."""
+    if not hasattr(tokenizer, "eos_token_id"):
+        raise InputError(f"tokenizer is {described(tokenizer)}, expected a tokenizer of transformers")
+    if not all(hasattr(embeddings, name) for name in ("dim", "find", "missing", "rows")):
+        raise InputError(f"embeddings is {described(embeddings)}, expected what open_embeddings returns")
+    fitted = hasattr(alignment, "dim") and hasattr(alignment, "apply") and not isinstance(alignment, torch.nn.Module)
+    if not (alignment is None or isinstance(alignment, ReAlign) or fitted):
+        raise InputError(
+            f"alignment is {described(alignment)}, expected a fitted method, as fastrealign.load returns it, or an nn.ReAlign"
+        )
 
 
 def _worker() -> int | None:

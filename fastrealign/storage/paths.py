@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.text import brief
 from fastrealign.storage.retry import filesystem
 from fastrealign.storage.url import Url
 
@@ -43,8 +44,12 @@ def is_path(given: object) -> TypeIs[AnyPath]:
 
 
 def paths_of(given: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
-    """One path or several, as a list."""
-    return [given] if is_path(given) else list(given)
+    """One path or several, as a list. InputError for what is no path, and for an empty one: it would be the current folder."""
+    listed = [given] if is_path(given) or not isinstance(given, Iterable) else list(given)
+    odd = [one for one in listed if not is_path(one) or not os.fspath(one)]
+    if odd:
+        raise InputError(f"{brief(odd[0])}: expected a path, or a list of paths")
+    return listed
 
 
 def named_paths(given: object) -> list[AnyPath]:

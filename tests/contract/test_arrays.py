@@ -526,6 +526,19 @@ def test_the_advice_to_convert_works(sides, alignment):
         assert "convert" not in str(caught.value)
 
 
+def test_how_to_take_rows_out_of_structured_arrays(sides, alignment):
+    from numpy.lib import recfunctions
+
+    text = sides[0]
+    record = np.zeros(len(text), [("id", "i8"), ("emb", text.dtype, text.shape[1:])])
+    record["emb"] = text
+    for x in (record, recfunctions.unstructured_to_structured(text)):
+        with pytest.raises(InputError, match=r"element type .*; pass ") as caught:
+            alignment(x)
+        made = eval(str(caught.value).rpartition("; pass ")[2], {"x": x, "numpy": np})
+        np.testing.assert_array_equal(alignment(made), alignment(text))
+
+
 def test_lists_that_are_no_rows(sides, alignment):
     text = sides[0]
     for x, says in (

@@ -315,7 +315,11 @@ def test_chunks_that_change_between_passes_are_refused(rows_of):
     [
         (5, "target: int, expected a path, a glob, a folder, an array, a tensor or an iterable of chunks"),
         (None, "target: NoneType, expected"),
-        ([], "target: yields no chunks"),
+        ([], r"target: yields no chunks, expected \(rows, width\) arrays$"),
+        (iter([]), "target: yields no chunks, .*; an iterator that was read before is empty: pass a new one"),
+        (b"embeddings.npy", "target: bytes, expected a path"),
+        ("", "'': expected a path, or a list of paths"),
+        (["", ""], "'': expected a path, or a list of paths"),
         (np.ones(3, np.float32), r"target: shape \(3,\), expected two dimensions"),
         (np.ones((3, 2), np.int32), "target: element type int32, expected .*convert"),
         ([np.ones((3, 1, 1))], r"target, chunk 0: shape \(3, 1, 1\), expected two dimensions"),

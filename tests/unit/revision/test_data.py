@@ -424,6 +424,34 @@ def test_responses_that_are_cut_off_entirely(store):
     )
 
 
+def test_arguments_and_batches_of_another_kind(store, rng):
+    tokenizer, (embeddings, rows) = build_bytes(), store(9)
+    fitted = fr.fit(rows, -rows, method="c3")
+    for wrong, said in (
+        ({"tokenizer": None}, "tokenizer is a NoneType, expected a tokenizer"),
+        ({"embeddings": rows}, "embeddings is a ndarray, expected what open_embeddings returns"),
+        ({"alignment": "a.safetensors"}, "alignment is a str, expected a fitted method"),
+        (
+            {"alignment": fr.nn.as_module(fitted)},
+            r"alignment is a Steps, expected a fitted method, .*, or an nn\.ReAlign",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            Collator(**{"tokenizer": tokenizer, "embeddings": embeddings, "stage": "stage1", **wrong})
+    collator = Collator(tokenizer, embeddings, stage="stage1", alignment=fitted)
+    refused("an empty batch, expected examples", collator, [])
+    refused("a dict in a batch, expected an Example", collator, [Example("0", ((IMAGE, "a"),)), {"id": "1"}])
+    with pytest.raises(InputError, match=r"store: the id 3 is an int, expected text"):
+        embeddings.rows([3])
+    with pytest.raises(InputError, match=r"store: ids='3': expected a list of ids; for one, pass \[id\]"):
+        embeddings.rows("3")
+    assert "3" in embeddings and 3 not in embeddings
+    for call in (open_embeddings, read_examples):
+        for path in (None, 3, rows, "", [3]):
+            with pytest.raises(InputError, match=r".*: expected a path, or a list of paths"):
+                call(path)
+
+
 def test_all_is_checked_before_a_training(store):
     """What a batch would find is found at once, whichever examples it is in; nothing is counted for it."""
     tokenizer, (embeddings, _) = build_bytes(), store(40)
