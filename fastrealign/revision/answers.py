@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.text import one_line
+from fastrealign.core.row_argument import described
+from fastrealign.core.text import brief, one_line
 from fastrealign.revision.conversations import IMAGE
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.records import parsed
@@ -34,14 +35,14 @@ class Item:
     prompt
         Text, without IMAGE, which `ask` puts in front of it.
     answer
-        The right answer, one word; "" for a caption.
+        The right answer, one word; "" for a caption, and for a question that is asked and not scored.
     facts
         For a caption: the facts of the image, as lists.
 
     Raises
     ------
     InputError
-        For another task, a prompt with IMAGE, or values that are not text.
+        For another task, a prompt with IMAGE, an answer that is not one word, or values of another kind.
     """
 
     id: str
@@ -59,6 +60,12 @@ class Item:
             raise InputError(f"task {self.task!r}, expected one of {', '.join(TASKS)}")
         if IMAGE in self.prompt:
             raise InputError(f"the prompt holds {IMAGE}; remove it: the one image goes in front of the prompt")
+        if len(self.answer.split()) > 1:
+            raise InputError(
+                f"answer {self.answer!r}, expected one word: a model is judged by the first word that it says"
+            )
+        if not _are_facts(self.facts):
+            raise InputError(f"facts {brief(self.facts)}, expected lists of words by attribute")
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,22 @@ class Answer:
     given: str
     blind: bool
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.given, str):
+            raise InputError(f"given {brief(self.given)}, expected text")
+        if not isinstance(self.blind, bool):
+            raise InputError(f"blind {brief(self.blind)}, expected true or false")
+
+
+def _are_facts(facts: object) -> bool:
+    def words(fact: object) -> bool:
+        return isinstance(fact, (list, tuple)) and all(isinstance(word, str) for word in fact)
+
+    return isinstance(facts, dict) and all(
+        isinstance(name, str) and isinstance(of, (list, tuple, set)) and all(map(words, of))
+        for name, of in facts.items()
+    )
+
 
 def write_items(path: str | Path, items: Iterable[Item]) -> None:
     """One JSON object per line."""
@@ -77,7 +100,7 @@ def write_items(path: str | Path, items: Iterable[Item]) -> None:
 
 def read_items(path: str | Path) -> list[Item]:
     """What `write_items` wrote. Raises InputError naming the line of anything else."""
-    items = _read_lines(path, lambda record: Item(**record), "an item to ask")
+    items = _read_lines(path, _item, "an item to ask")
     if not items:
         raise InputError(f"{path}: has no items to ask")
     return items
@@ -97,10 +120,23 @@ def read_answers(path: str | Path) -> list[Answer]:
     """What `write_answers` wrote. Raises InputError naming the line of anything else."""
 
     def answer(record: dict[str, Any]) -> Answer:
+        lacking = [name for name in ("given", "blind") if name not in record]
+        if lacking:
+            raise InputError(f"lacks {' and '.join(lacking)}")
         given, blind = record.pop("given"), record.pop("blind")
-        return Answer(Item(**record), given, blind)
+        return Answer(_item(record), given, blind)
 
     return _read_lines(path, answer, "an answer")
+
+
+def _item(record: dict[str, Any]) -> Item:
+    lacking = [name for name in ("id", "task", "kind", "prompt") if name not in record]
+    if lacking:
+        raise InputError(f"lacks {', '.join(lacking)}")
+    odd = next((name for name in record if name not in {field.name for field in fields(Item)}), None)
+    if odd is not None:
+        raise InputError(f"has {brief(odd)}, which is not known")
+    return Item(**record)
 
 
 def _read_lines(path: str | Path, make: Callable[[dict[str, Any]], T], what: str) -> list[T]:
@@ -109,8 +145,13 @@ def _read_lines(path: str | Path, make: Callable[[dict[str, Any]], T], what: str
         if not line.strip():
             continue
         try:
-            made.append(make(parsed(line.decode())))
-        except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
+            record = parsed(line.decode())
+            if not isinstance(record, dict):
+                raise InputError(f"{described(record)}, expected an object")
+            made.append(make(record))
+        except UnicodeDecodeError:
+            raise InputError(f"{path}, line {number}: not {what}: it is not UTF-8") from None
+        except ValueError as error:  # an InputError is one
             raise InputError(f"{path}, line {number}: not {what}: {one_line(error)}") from None
     return made
 

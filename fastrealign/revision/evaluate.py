@@ -20,6 +20,7 @@ import numpy as np
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.row_argument import described
 from fastrealign.revision.answers import Answer, Item, read_answers, read_items, write_answers, write_items
 from fastrealign.revision.conversations import IMAGE
 from fastrealign.revision.templates import Template, left_padded, pad_token
@@ -134,7 +135,7 @@ def score(answers: Iterable[Answer], said: Callable[[str], Facts] | None = None)
     Raises
     ------
     InputError
-        For a caption without facts, or without `said`.
+        For a caption without facts, a question without an answer, or captions without `said`.
 
     Examples
     --------
@@ -153,14 +154,19 @@ def score(answers: Iterable[Answer], said: Callable[[str], Facts] | None = None)
             if said is None:
                 raise InputError("captions are scored by the facts that they state: pass said=, which parses a caption")
             truth = {name: {tuple(fact) for fact in facts} for name, facts in a.item.facts.items()}
-            for name, counts in matched(said(a.given), truth).items():
+            stated = said(a.given)
+            if not isinstance(stated, dict):
+                raise InputError(f"said= gave {described(stated)} for item {a.item.id!r}, expected facts by attribute")
+            for name, counts in matched(stated, truth).items():
                 named[f"{front}caption/{name}"] += counts
             continue
-        ok = _word(a.given) == a.item.answer
+        if not a.item.answer:
+            raise InputError(f"item {a.item.id!r}: a question without an answer to score it by")
+        ok = _word(a.given) == _word(a.item.answer)
         for name in (f"{front}{a.item.task}", f"{front}{a.item.task}/{a.item.kind}"):
             right[name].append(ok)
         if a.item.task == "probe":
-            yes[f"{front}probe/{a.item.kind}"].append((_word(a.given) == "yes", a.item.answer == "yes"))
+            yes[f"{front}probe/{a.item.kind}"].append((_word(a.given) == "yes", _word(a.item.answer) == "yes"))
     scores = {name: float(np.mean(values)) for name, values in right.items()}
     for name, pairs in yes.items():
         said_yes, is_yes = np.array(pairs).T
@@ -190,13 +196,16 @@ def matched(stated: Facts, truth: Facts) -> dict[str, tuple[int, int, int]]:
         return len(fact) == len(true) and all(part in ("", other) for part, other in zip(fact, true, strict=True))
 
     return {
-        name: (len(stated[name]), sum(any(agree(fact, one) for one in true) for fact in stated[name]), len(true))
+        name: (len(facts), sum(any(agree(fact, one) for one in true) for fact in facts), len(true))
         for name, true in truth.items()
+        for facts in (stated.get(name, set()),)
     }
 
 
 def over_seeds(runs: Sequence[Scores]) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation (n - 1; NaN for one run) of every figure that all runs have."""
+    if not runs:
+        raise InputError("no scores of runs, expected those of at least one")
     common = [name for name in runs[0] if all(name in run for run in runs)]
     values = {name: np.array([run[name] for run in runs]) for name in common}
     return {n: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else float("nan")) for n, v in values.items()}

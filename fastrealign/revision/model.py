@@ -290,6 +290,11 @@ class RevisionModel(torch.nn.Module):
         if record["lora"]:
             with hubs.asked(False):
                 peft = optional("peft", "lora", "LoRA")
-                model.lm = peft.PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
+                try:
+                    model.lm = peft.PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
+                except Exception as error:  # a damaged file of weights may raise anything
+                    raise InputError(
+                        f"{folder / 'lora'}: cannot be loaded as updates by LoRA: {one_line(error)}"
+                    ) from None
             model._lora = True
         return model.eval()

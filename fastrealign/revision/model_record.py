@@ -9,10 +9,13 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.storage.atomic import save_bytes
+from fastrealign.storage.record_rules import FLAG, TEXT, Rule, broken
 from fastrealign.storage.records import parsed
 
 RECORD = "revision.json"
 _FORMAT = 1
+_SIZE = Rule("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
+_RULES = {"dim": _SIZE, "tokens": _SIZE, "lm": TEXT, "lm_fingerprint": TEXT, "lora": FLAG}
 
 
 def write_record(folder: Path, values: dict[str, Any]) -> None:
@@ -24,7 +27,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     file = folder / RECORD
     try:
         record = parsed(file.read_bytes())
-        missing = {"dim", "tokens", "lm", "lm_fingerprint", "lora"} - set(record)
+        missing = set(_RULES) - set(record)
         newer = record.get("format", 0) > _FORMAT
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
@@ -36,6 +39,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file}: written by a newer fastrealign (format {record['format']}); upgrade to read it")
     if missing:
         raise InputError(f"{file}: lacks {', '.join(sorted(missing))}; the file is damaged")
+    if (fault := broken(record, _RULES)) is not None:
+        raise InputError(f"{file}: {fault}; the file is damaged")
     return record
 
 

@@ -33,6 +33,8 @@ class Descriptor:
     """
 
     __slots__ = ("__weakref__", "fd", "remote")
+    # While the interpreter ends, the names of modules are gone.
+    _close = staticmethod(os.close)
 
     def __init__(self, path: AnyPath, flags: int = os.O_RDONLY) -> None:
         self.fd = -1
@@ -57,7 +59,7 @@ class Descriptor:
         """Close now. Raises OSError where closing is what reports a failed write (network file systems)."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            self._close(fd)
 
     def __del__(self) -> None:
         self.close()

@@ -126,7 +126,24 @@ def test_items_and_answers_are_kept_a_line_each(tmp_path):
             "line 1: .*the prompt holds <image>; remove it",
         ),
         ('{"id": 1, "task": "vqa", "kind": "", "prompt": "?"}', "line 1: .*id 1, expected text"),
-        ("\ud800", "line 1: not an item"),
+        ("\ud800", "line 1: not an item to ask: it is not UTF-8"),
+        ("[1]", "line 1: not an item to ask: a list, expected an object"),
+        ('{"id": "1"}', "line 1: not an item to ask: lacks task, kind, prompt"),
+        (
+            '{"id": "1", "task": "vqa", "kind": "", "prompt": "?", "anser": "red"}',
+            "line 1: .*has 'anser', which is not known",
+        ),
+        (
+            '{"id": "1", "task": "vqa", "kind": "", "prompt": "?", "answer": "dark red"}',
+            "'dark red', expected one word",
+        ),
+        *(
+            (
+                f'{{"id": "1", "task": "caption", "kind": "", "prompt": "?", "facts": {facts}}}',
+                "expected lists of words",
+            )
+            for facts in ("null", "3", '{"colours": "red"}', '{"colours": ["red"]}', '{"colours": [[3]]}')
+        ),
     ],
 )
 def test_items_that_cannot_be_read_name_the_line(tmp_path, text, message):
@@ -139,8 +156,33 @@ def test_items_that_cannot_be_read_name_the_line(tmp_path, text, message):
         with pytest.raises(InputError, match=r"none.jsonl: no such file"):
             read(tmp_path / "none.jsonl")
     path.write_text('{"id": "1", "task": "vqa", "kind": "", "prompt": "?"}')
-    with pytest.raises(InputError, match=r"items.jsonl, line 1: not an answer: 'given'"):
+    with pytest.raises(InputError, match=r"items.jsonl, line 1: not an answer: lacks given and blind"):
         read_answers(path)
+
+
+@pytest.mark.parametrize("spoiled", [{"given": 3}, {"blind": "no"}, {"blind": 0}])
+def test_answers_of_another_kind(tmp_path, spoiled):
+    path = tmp_path / "answers.jsonl"
+    whole = {"id": "1", "task": "vqa", "kind": "", "prompt": "?", "answer": "red", "given": "red", "blind": False}
+    path.write_text(json.dumps({**whole, **spoiled}))
+    with pytest.raises(
+        InputError, match=r"line 1: not an answer: (given 3, expected text|blind .*, expected true or false)"
+    ):
+        read_answers(path)
+
+
+def test_what_cannot_be_scored_and_what_can():
+    item = Item("7", "vqa", "colour", "?", answer="Red")
+    assert score([Answer(item, "red .", False)])["vqa"] == 1.0  # as the model's words, in lower case
+    with pytest.raises(InputError, match="item '7': a question without an answer to score it by"):
+        score([Answer(Item("7", "vqa", "colour", "?"), "red", False)])
+    caption = Item("7", "caption", "", "", facts={"colours": [["red"]], "sizes": [["large"]]})
+    found = scored([Answer(caption, "red", False)], said=lambda text: {"colours": {("red",)}})
+    assert found["caption/colours/f1"] == 1.0 and found["caption/sizes/f1"] == 0.0
+    with pytest.raises(InputError, match=r"said= gave a NoneType for item '7', expected facts by attribute"):
+        scored([Answer(caption, "red", False)], said=lambda text: None)
+    with pytest.raises(InputError, match="no scores of runs"):
+        over_seeds([])
 
 
 def test_captions_without_facts_are_not_scored():

@@ -249,6 +249,9 @@ def test_lora_trains_its_own_weights_and_is_saved_beside_the_adapter(tiny_lm, tm
     assert not same(plain, back, ids, draw)
     row = ids(5, at=0)[None]
     assert back.generate(row, embeddings=draw(1, DIM), max_new_tokens=2, min_new_tokens=2).shape == (1, 2)
+    (tmp_path / "lora" / "adapter_config.json").unlink()
+    with pytest.raises(InputError, match=r"lora: cannot be loaded as updates by LoRA: "):
+        RevisionModel.from_pretrained(tmp_path)
 
 
 def test_lora_that_finds_no_layer_says_so(model):
@@ -374,6 +377,11 @@ def test_folders_that_are_no_model(tmp_path, model):
     (tmp_path / "revision.json").write_text("{")
     with pytest.raises(InputError, match=r"revision.json: not readable as JSON"):
         RevisionModel.from_pretrained(tmp_path)
+    whole = {"dim": 3, "tokens": 1, "lm": "lm", "lm_fingerprint": "", "lora": False}
+    for spoiled in ({"dim": "3"}, {"tokens": 0}, {"lm": None}, {"lm_fingerprint": 3}, {"lora": "no"}):
+        (tmp_path / "revision.json").write_text(json.dumps({**whole, **spoiled}))
+        with pytest.raises(InputError, match=rf"revision.json: '{next(iter(spoiled))}' is .*; the file is damaged"):
+            RevisionModel.from_pretrained(tmp_path)
     (tmp_path / "revision.json").write_text('{"dim": 3}')
     with pytest.raises(InputError, match=r"revision.json: lacks lm, lm_fingerprint, lora, tokens"):
         RevisionModel.from_pretrained(tmp_path)

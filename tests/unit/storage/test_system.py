@@ -16,10 +16,21 @@ import pytest
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError
 from fastrealign.formats.npy import NpyWriter
-from fastrealign.storage import system
+from fastrealign.storage import files, system
 from fastrealign.storage.atomic import AtomicFile
 
 SIZE = 3 << 20
+
+
+def test_a_file_is_closed_while_the_interpreter_ends(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    descriptor = files.Descriptor(tmp_path / "a")
+    fd = descriptor.fd
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "os", None)  # as Python leaves a module
+        descriptor.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 @pytest.fixture
@@ -123,7 +134,7 @@ def locking(fd, mode, size):
         raise OSError(errno.EACCES, "Permission denied") from None
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2) if sys.argv[1] == "windows" else None
 sys.modules["fcntl"] = None
-from fastrealign.storage import system
+from fastrealign.storage import files, system
 system.DESCRIPTORS = Path("/nowhere")
 system._fallocate = lambda: None
 from fastrealign.cli.main import main
