@@ -84,8 +84,7 @@ def _conversion(given: object, x: np.ndarray) -> str:
     """How to convert numbers of another type to floats, as the end of a message; empty if they are none."""
     if x.dtype.names:
         whole = next((name for name in x.dtype.names if x.dtype[name].shape), None)
-        how = "numpy.lib.recfunctions.structured_to_unstructured(x)" if whole is None else f"x[{whole!r}]"
-        return f"; pass {how}"
+        return f"; pass {'numpy.lib.recfunctions.structured_to_unstructured(x)' if whole is None else f'x[{whole!r}]'}"
     if x.dtype.kind in "cmMSU":
         return ""
     try:

@@ -18,7 +18,7 @@ from fastrealign.formats.safetensors_files import RECORD, is_of_others
 from fastrealign.formats.unsupported import OTHER_SUFFIXES
 from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.hub_files import hub_file, is_on_hub
-from fastrealign.storage.paths import AnyPath, is_folder, place
+from fastrealign.storage.paths import AnyPath, check_given, is_folder, is_path, place
 from fastrealign.storage.record_rules import Rule, broken
 from fastrealign.storage.records import checked, is_sealed, sealed
 from fastrealign.storage.spool import local_copy
@@ -64,7 +64,7 @@ def _checksum(tensors: dict[str, np.ndarray]) -> str:
 def check_saved_name(path: AnyPath, kind: str) -> None:
     """InputError for a name that a saved `kind` must not have: that of another kind of file, or none."""
     text = str(path)
-    if not text or text.endswith("/"):
+    if not is_path(path) or text.endswith("/") or place(path).name in ("", ".."):
         raise InputError(f"{text!r}: is no name of a file; name one to save the {kind} to, such as {kind}.safetensors")
     suffix = place(path).suffix.lower()
     if suffix != ".safetensors" and (suffix in FORMATS or suffix in _OTHERS or suffix in OTHER_SUFFIXES):
@@ -93,6 +93,7 @@ def _saved(kind: str) -> str:
 @computes
 def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
+    check_given(path, f"the file of {_saved(kind)}")
     if not is_on_hub(path) and isinstance(place(path), Path) and is_folder(path):
         raise InputError(
             f"{path}: cannot be read as {_saved(kind)} (.safetensors): it is a folder; {_better(Path(path), kind)}"

@@ -123,7 +123,7 @@ class GapReport(Measured):
 def check_files(path: Path, png: str | Path | None = None) -> None:
     """Raise if a report cannot be drawn or written there. Call it before measuring, which takes a minute."""
     optional("matplotlib", "report", "a report")
-    for name in (path, path.with_suffix(".json")):
+    for name in (path, path.with_suffix(".json")) if path.name else (path,):
         if name.is_dir():
             raise InputError(f"{name}: is a folder, where a file of the report would go; choose another name")
     if path.suffix.lower() not in (".html", ".htm"):

@@ -32,7 +32,7 @@ from fastrealign.jobs.converted_files import ConvertedFiles
 from fastrealign.jobs.protected_inputs import check_outside
 from fastrealign.jobs.row_columns import RowColumns, kept
 from fastrealign.storage.fingerprint import FileFingerprint
-from fastrealign.storage.paths import AnyPath, named_paths
+from fastrealign.storage.paths import AnyPath, check_output, named_paths
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ def convert(
     )
     if side == "image":
         attach_metadata(files.shards)
+    check_output(out)
     target = ConvertedFiles(out, to, side, files, options)
     target.check()
     check_outside(out, target.root, named_paths(source), [files])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.core.errors import FastRealignError, shortage
+from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor, read_into
 from fastrealign.storage.leftovers import mark, remove_left_beside
@@ -61,6 +61,8 @@ class AtomicFile:
             self._url = self.path
             self._descriptor, self.temporary = spool(self.path)
             return
+        if self.path.name in ("", ".."):
+            raise InputError(f"{os.fspath(path)!r}: is no name of a file")
         self.temporary = _temporary(self.path)
         remove_left_beside(self.path)
         with self._removing():

@@ -85,8 +85,15 @@ def is_folder(path: AnyPath) -> bool:
     return os.path.isdir(at) if isinstance(at, Path) else at.is_dir()
 
 
+def check_given(path: object, what: str) -> None:
+    """InputError for what is no path, and for an empty one: it would be the current folder."""
+    if not is_path(path) or not os.fspath(path):
+        raise InputError(f"{what} is {brief(path)}, expected a path")
+
+
 def check_output(path: AnyPath) -> None:
-    """InputError for a URL that can only be read from, or whose package is missing. No request is made."""
+    """InputError for what is no path, a URL that can only be read from, or whose package is missing. No request is made."""
+    check_given(path, "the output")
     at = place(path)
     if isinstance(at, Path):
         return

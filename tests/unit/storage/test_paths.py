@@ -1,0 +1,45 @@
+"""paths.py: what names no place is refused wherever a path is taken."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.core.errors import InputError
+
+
+@pytest.fixture
+def sides(tmp_path, rng, monkeypatch):
+    """An alignment of two files in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, shift in (("text", 1.0), ("images", -1.0)):
+        np.save(f"{name}.npy", rng.standard_normal((50, 8)) + shift)
+    alignment = fr.fit("text.npy", "images.npy")
+    alignment.save("fitted.safetensors")
+    return alignment
+
+
+@pytest.mark.parametrize("wrong", ["", None, 3, b"out"])
+def test_what_is_no_path_is_refused(sides, wrong):
+    before = sorted(os.listdir())
+    for call in (
+        fr.load,
+        sides.save,
+        lambda path: fr.align("text.npy", target="images.npy", out=path),
+        lambda path: fr.apply_files("fitted.safetensors", "text.npy", path),
+        lambda path: fr.convert("text.npy", path, to="parquet"),
+    ):
+        with pytest.raises(InputError, match=r"expected a path|is no name of a file"):
+            call(wrong)
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("name", [".", "..", "./", "../"])
+def test_files_whose_name_is_that_of_a_folder(sides, name):
+    report = fr.report("text.npy", "images.npy", methods=["realign"])
+    for save in (sides.save, report.save):
+        with pytest.raises(InputError, match=r"is no name of a file|is a folder, where a file of the report would go"):
+            save(name)
