@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +41,14 @@ from fastrealign.storage.paths import is_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+@contextmanager
+def _peft_works() -> Iterator[None]:
+    """Without requests, and without warnings of what peft calls in transformers."""
+    with hubs.asked(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 class RevisionModel(torch.nn.Module):
@@ -182,7 +193,7 @@ class RevisionModel(torch.nn.Module):
         targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
         try:
             config = peft.LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=targets)
-            with hubs.asked(False):
+            with _peft_works():
                 self.lm = peft.get_peft_model(self.lm, config)
         except ValueError as error:
             raise InputError(f"lora.targets: {one_line(error)}") from None
@@ -288,8 +299,8 @@ class RevisionModel(torch.nn.Module):
             check_language_model(folder, record, model.lm_fingerprint, model.lm_source)
         model.load_adapter(adapters.find(folder))
         if record["lora"]:
-            with hubs.asked(False):
-                peft = optional("peft", "lora", "LoRA")
+            peft = optional("peft", "lora", "LoRA")
+            with _peft_works():
                 try:
                     model.lm = peft.PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
                 except Exception as error:  # a damaged file of weights may raise anything

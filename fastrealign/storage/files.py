@@ -33,8 +33,6 @@ class Descriptor:
     """
 
     __slots__ = ("__weakref__", "fd", "remote")
-    # While the interpreter ends, the names of modules are gone.
-    _close = staticmethod(os.close)
 
     def __init__(self, path: AnyPath, flags: int = os.O_RDONLY) -> None:
         self.fd = -1
@@ -59,10 +57,11 @@ class Descriptor:
         """Close now. Raises OSError where closing is what reports a failed write (network file systems)."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            self._close(fd)
+            os.close(fd)
 
     def __del__(self) -> None:
-        self.close()
+        if os is not None:  # while the interpreter ends, names of modules are gone; the system closes what is open
+            self.close()
 
 
 @contextmanager

@@ -229,6 +229,7 @@ def test_a_language_model_without_a_folder_is_saved_whole(tmp_path, ids, draw):
     assert same(model, RevisionModel.from_pretrained(tmp_path), ids, draw)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_lora_trains_its_own_weights_and_is_saved_beside_the_adapter(tiny_lm, tmp_path, ids, draw):
     pytest.importorskip("peft")
     model = RevisionModel(load_lm(tiny_lm), DIM).set_stage("stage2", Lora(r=2, alpha=4.0, targets=["q_proj", "v_proj"]))
