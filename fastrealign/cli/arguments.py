@@ -179,9 +179,9 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def saved_out(args: argparse.Namespace, kind: str) -> Place:
     """Where to save a fitted `kind`: InputError for a name that another file has, or that `--overwrite` must not replace."""
+    saved_tensors.check_saved_name(args.out, kind)
     storage_paths.check_output(args.out)
     out = storage_paths.place(args.out)
-    saved_tensors.check_saved_name(args.out, kind)
     if out.is_dir():
         raise InputError(f"{out}: is a folder, expected the name of a file to save the {kind} to")
     check_new(out, args.overwrite)

@@ -14,17 +14,24 @@ from fastrealign.methods.noise import noise, row_numbers
 
 
 @torch.library.custom_op("fastrealign::noise", mutates_args=())
-def _drawn(first: torch.Tensor, seed: int, n: int, d: int) -> torch.Tensor:
+def _drawn(first: torch.Tensor, seed: int, n: int, d: int, counted: bool) -> torch.Tensor:
     """Standard normal float64 (n, d), on the device of `first`: drawn on the CPU, so alike on every device.
 
-    first   the number of the first row, or of each
-    seed    torch's whole numbers are signed: a seed from 2^63 on comes less 2^64
+    first     the number of the first row, or of each
+    seed      torch's whole numbers are signed: a seed from 2^63 on comes less 2^64
+    counted   whether the module counted the rows. Checkpointing calls forward again for the gradient, compiled or not, with the
+              rows of the first call, which would get other numbers
     """
+    if counted and torch._C._current_graph_task_id() != -1:
+        raise InputError(
+            "forward runs again within the backward pass, as in gradient checkpointing, where rows would get other noise; "
+            "pass it the numbers of the rows, first="
+        )
     return torch.from_numpy(noise(seed % 2**64, row_numbers(first.cpu().numpy(), n), d)).to(first.device)
 
 
 @_drawn.register_fake
-def _(first: torch.Tensor, seed: int, n: int, d: int) -> torch.Tensor:
+def _(first: torch.Tensor, seed: int, n: int, d: int, counted: bool) -> torch.Tensor:
     return first.new_empty((n, d), dtype=torch.float64)
 
 
@@ -47,12 +54,6 @@ class NoisyModule(ExactModule):
     def _first_number(self, rows: torch.Tensor, first: int | torch.Tensor | np.ndarray | None) -> torch.Tensor:
         """The number of the first row, or of each, which the operator checks. Without `first` rows are counted on."""
         if first is None:
-            # Checkpointing calls forward again for the gradient, with the rows of the first call.
-            if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-                raise InputError(
-                    "forward runs again within the backward pass, as in gradient checkpointing, where rows would get other "
-                    "noise; pass it the numbers of the rows, first="
-                )
             number = self.rows_seen.clone()
             self.rows_seen += len(rows)
             return number
@@ -66,7 +67,7 @@ class NoisyModule(ExactModule):
         """Noise for rows (n, d), float64."""
         number, seed = self._first_number(rows, first), self.noise.seed
         signed = seed - 2**64 if seed >= 2**63 else seed
-        drawn = torch.ops.fastrealign.noise(number, signed, len(rows), self.dim)
+        drawn = torch.ops.fastrealign.noise(number, signed, len(rows), self.dim, first is None)
         return self.noise.sigma(self.dim) * drawn.to(rows.device)
 
     def _noisy(self, rows: torch.Tensor, mapped: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

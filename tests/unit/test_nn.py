@@ -379,6 +379,10 @@ def test_noise_when_forward_is_repeated_for_the_gradient(sides, alignment, reent
 
     with pytest.raises(InputError, match=r"forward runs again within the backward pass"):
         gradient(lambda x: checkpoint(layer, x, use_reentrant=reentrant))
+    torch._dynamo.reset()
+    compiled = torch.compile(fr.nn.ReAlign(alignment, noise=1.0), backend="aot_eager")
+    with pytest.raises(InputError, match=r"forward runs again within the backward pass"):
+        gradient(lambda x: checkpoint(compiled, x, use_reentrant=reentrant))
     numbered = gradient(lambda x: checkpoint(lambda x: layer(x, first=3), x, use_reentrant=reentrant))
     torch.testing.assert_close(numbered, gradient(lambda x: layer(x, first=3)), rtol=0, atol=0)
 
