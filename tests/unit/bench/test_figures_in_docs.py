@@ -74,7 +74,7 @@ def of_gaps_in_readme() -> Iterator[str]:
     worlds = results("noise")["worlds"]
     rendered, real = (np.mean(worlds[name]["gap"]) for name in ("rendered", "real, MLP, scale 60"))
     yield f"rendered scenes (gap {rendered:.2f})"
-    yield f"a gap like CLIP's ({real:.2f}, mean of three seeds)"
+    yield f"a gap like CLIP's ({real:.2f}, mean of five seeds)"
 
 
 def of_revision() -> Iterator[str]:
