@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ import time
 
 import numpy as np
 import pytest
-from processes import run_on_processes, started
+from processes import ended, run_on_processes, started
 
 import fastrealign as fr
 from fastrealign.cli.main import main
@@ -272,18 +271,17 @@ def on_a_rank(words, where, stdout):
 
 def test_the_command_on_the_ranks_of_torchrun(sides, tmp_path):
     """Processes that have what torchrun gives them; the test below has torchrun itself."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True)
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    where |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     words = ["align", str(sides[0]), "--target", str(sides[1]), "--out", str(tmp_path / "out"), "--json"]
     said = [tmp_path / "0.json", tmp_path / "1.json"]
     ranks = [
         started(on_a_rank, words, {**where, "RANK": str(rank), "LOCAL_RANK": str(rank)}, said[rank]) for rank in (0, 1)
     ]
-    for rank in ranks:
-        rank.join(HANGS)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
+    assert ended(*ranks) == [0, 0]
     assert json.loads(said[0].read_text())["shards"] == 7 and said[1].read_text() == ""  # one process speaks
     assert main(["align", str(sides[0]), "--target", str(sides[1]), "--out", str(tmp_path / "alone"), "--quiet"]) == 0
     same_files(tmp_path / "out", tmp_path / "alone")

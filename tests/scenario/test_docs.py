@@ -175,8 +175,8 @@ def run_shell(given):
                 for line in wanted:
                     if line in REPORTS:
                         continue
-                    REPORTS.update([line] if line.startswith("fastrealign report ") else [])
                     assert main(shlex.split(line, comments=True)[1:]) == 0, line
+                    REPORTS.update([line] if line.startswith("fastrealign report ") else [])
                 continue
             program = f'set -euo pipefail\nfastrealign() {{ "{sys.executable}" -m fastrealign "$@"; }}\n'
             run = subprocess.run(["bash", "-c", program + "\n".join(wanted)], capture_output=True, text=True)

@@ -11,8 +11,8 @@ out. Kinds: A, an MLP of 256 columns with a learned scale; B, linear, 128 column
 scale held at 60, which has the gap of a CLIP; with --scales 10 20, S10- and S20-, C's head at these scales.
 
 Each stage keeps its files: a run that was stopped resumes after the last one that is whole. In one go on two threads of an
-AMD EPYC (Zen 3) that were shared with little other work, all took 276 s: 171 s for pictures, 41 s for captions and groups, 59 s
-for nine heads. That were 492 s of CPU time.
+AMD EPYC (Zen 3) all took 276 s: 171 s for pictures, 41 s for captions and groups, 59 s for nine heads, 5 s for the start. The
+CPU time was 492 s.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def locking(fd, mode, size):
         raise OSError(errno.EACCES, "Permission denied") from None
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2) if sys.argv[1] == "windows" else None
 sys.modules["fcntl"] = None
-from fastrealign.storage import files, system
+from fastrealign.storage import system
 system.DESCRIPTORS = Path("/nowhere")
 system._fallocate = lambda: None
 from fastrealign.cli.main import main
