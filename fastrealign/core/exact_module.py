@@ -10,6 +10,7 @@ import torch
 from fastrealign.core.backend import DEVICES, choose
 from fastrealign.core.errors import InputError
 from fastrealign.core.row_argument import described
+from fastrealign.core.tensors import is_wrapped
 
 # What buffers are cast to for mixed precision.
 _NARROWER = (torch.bfloat16, torch.float16, torch.float32)
@@ -75,7 +76,7 @@ class ExactModule(torch.nn.Module):
             raise InputError(
                 f"{self._name()} has no forward-mode derivative; take torch.autograd.grad, or x without tangent"
             )
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if is_wrapped(x):
             raise InputError(
                 f"{self._name()} takes no transform of torch.func (vmap, grad, jacrev, ...); pass all rows in one tensor, and "
                 "take gradients with torch.autograd.grad"

@@ -58,7 +58,9 @@ def unmasked(x: object, name: str) -> np.ndarray:
 
 
 def described(x: object) -> str:
-    """The type of x with its article: "a Series", "an Index"."""
+    """The type of x with its article: "a Series", "an Index"; "None" for None."""
+    if x is None:
+        return "None"
     name = type(x).__name__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 

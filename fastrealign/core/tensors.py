@@ -28,6 +28,13 @@ def on_device(x: object) -> bool:
     return is_tensor(x) and not x.is_cpu
 
 
+def is_wrapped(x: torch.Tensor) -> bool:
+    """Whether x is an argument within a transform of torch.func (vmap, grad, jacrev, ...)."""
+    # Nothing public says so: type, layout and device are those of the tensor inside. Printing a tensor asks this, in torch 2.6
+    # as in 2.14.
+    return sys.modules["torch"]._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def plain(x: torch.Tensor, name: str) -> torch.Tensor:
     """A dense tensor that holds values, as a torch.Tensor without gradient and negative bit.
 
@@ -56,7 +63,7 @@ def _plain(x: torch.Tensor, name: str) -> torch.Tensor:
         raise InputError(f"{name}: a quantized tensor, expected float values; pass x.dequantize()")
     if x.is_meta:
         raise InputError(f"{name}: a tensor on meta, expected one on the CPU or a GPU: it has no values")
-    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if is_wrapped(x):
         raise InputError(f"{name}: a tensor within a transform of torch.func, which has no values there")
     x = x.detach() if x.requires_grad else x
     return x.resolve_neg() if x.is_neg() else x

@@ -144,6 +144,8 @@ def is_utf8(text: str) -> bool:
 def meant(given: str, names: Iterable[str], then: str = "") -> str:
     """For a message about an unknown name: ", did you mean 'x'?", or "" if no name is similar; and then what can be chosen.
 
+    The initials of a name count as similar: lr for learning_rate.
+
     Examples
     --------
     >>> meant("txet", ["text", "image"], "the roles are text, image")
@@ -153,7 +155,9 @@ def meant(given: str, names: Iterable[str], then: str = "") -> str:
     """
     import difflib
 
-    near = difflib.get_close_matches(given, [name for name in names if isinstance(name, str)], 1, 0.6)
+    known = [name for name in names if isinstance(name, str)]
+    near = [name for name in known if "_" in name and given == "".join(word[:1] for word in name.split("_"))]
+    near = near or difflib.get_close_matches(given, known, 1, 0.6)
     if not near:
         return then and f"; {then}"
     return f", did you mean {near[0]!r}?{then and f' {then[0].upper()}{then[1:]}'}"

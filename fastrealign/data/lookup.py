@@ -110,9 +110,8 @@ class Embeddings:
         """
         if isinstance(ids, str):
             raise InputError(f"{self.name}: ids={brief(ids)}: expected a list of ids; for one, pass [id]")
-        odd = next((id for id in ids if not isinstance(id, str)), None)
-        if odd is not None:
-            raise InputError(f"{self.name}: the id {brief(odd)} is {described(odd)}, expected text")
+        if odd := [id for id in ids if not isinstance(id, str)]:
+            raise InputError(f"{self.name}: the id {brief(odd[0])} is {described(odd[0])}, expected text")
         numbers = self._index.find(ids)
         if isinstance(self._index, RowNumbers):
             return numbers

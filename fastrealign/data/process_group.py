@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from fastrealign.core.errors import BadShardError, FastRealignError
+from fastrealign.core.errors import BadShardError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.libraries import dist, torch
 from fastrealign.core.optional import optional
+from fastrealign.core.text import brief
 
 T = TypeVar("T")
 # What users name a group by: one of torch.distributed, or "world" for the default one; None is this process alone.
@@ -141,13 +142,26 @@ def ranks_of(group: GroupLike) -> ProcessGroup:
 
 def from_torchrun() -> ProcessGroup:
     """The ranks that torchrun started, of which this process is one; one process alone where it did not."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+    if processes() == 1 or "RANK" not in os.environ:
         return ALONE
     optional("torch.distributed", "torch", f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a process group")
     dist.init_process_group("gloo", timeout=_PATIENCE)
     return TorchGroup()
 
 
+def processes() -> int:
+    """How many ranks there are on all machines, by torchrun's environment."""
+    return _number("WORLD_SIZE")
+
+
 def processes_here() -> int:
     """How many ranks share this machine, by torchrun's environment."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _number("LOCAL_WORLD_SIZE")
+
+
+def _number(name: str) -> int:
+    """A variable that torchrun sets, 1 where it did not. InputError for what is no number of processes."""
+    value = os.environ.get(name, "1")
+    if not (value.isascii() and value.isdigit() and int(value)):
+        raise InputError(f"{name}={brief(value)}: expected a number of processes, as torchrun sets it; unset it")
+    return int(value)

@@ -61,8 +61,8 @@ class GapMonitor:
         Share of the trace that U holds when the monitor fixes the frame.
     log : str or Path, optional
         File to which each record is appended as one JSON line. An existing log is resumed, also after a kill: a run that
-        restarts at an earlier step replaces the records from there on. The fixed frame is in LOG.frame.safetensors. One
-        process measures for a log; others may have a monitor with the same log if they do not call it.
+        restarts at an earlier step replaces the records from there on. The fixed frame is in LOG.frame.safetensors.
+        Other processes may open the same log, but must not measure.
 
     Attributes
     ----------
@@ -144,37 +144,42 @@ class GapMonitor:
         BadRowsError
             A row with a NaN or Inf, or of zeros.
         FastRealignError
-            The log cannot be written, or another process has written to it.
+            The log cannot be written, or another process has written to it. The records stay as they were.
         """
         step = whole("step", step, 0)
         x, y, difference = self._statistics(text, image)
-        self._forget_from(step)
         now = fixed_frame(x, y, energy=self.energy)
-        if self.frame is None and step >= self.frame_at:
-            self.frame = now
-            if self._log is not None:
-                about = {"kind": "frame", "rank": now.rank, "energy": now.energy}
-                save_tensors(_frame_file(self._log), {"basis": now.basis}, about)
-        record = self._record(step, now, x.matrix + y.matrix, difference)
+        # After a restart from a checkpoint, later steps are measured again, in the frame that was fixed before it.
+        earlier = [record for record in self.records if record.step < step]
+        fixed = self.frame if self._handed_in or _first(earlier) is not None else None
+        fixes = fixed is None and step >= self.frame_at
+        fixed = now if fixes else fixed
+        record = self._record(step, now, fixed, earlier, x.matrix + y.matrix, difference)
         if self.loss is not None:
             gradients = embedding_gradients(image, text, self.loss, batch=self.batch)
-            frame = self.frame or now
+            frame = fixed or now
             reading = read_gradients(frame, replace(now, rank=frame.rank), gradients, difference)
             record = replace(record, gradient=reading)
         if self._log is not None:
-            self._append(self._log, record)
-        self.records.append(record)
+            self._append(self._log, record, now if fixes else None)
+        self.records, self.frame = [*earlier, record], fixed
         if self.report is not None:
             self.report(record.scalars())
         return record
 
-    def _append(self, log: Path, record: GapRecord) -> None:
+    def _append(self, log: Path, record: GapRecord, frame: Frame | None) -> None:
+        """Add a line to the log, and save the frame if it is fixed now. Nothing is written if the log has changed."""
         with open_briefly(log) as lines:
+            if lines.size > self._size and b"\n" not in lines.text()[self._size :]:
+                lines.cut(self._size)  # part of a line, which could not be removed when writing it failed
             if lines.size != self._size:
                 raise FastRealignError(
-                    f"{log}: another monitor has written to it, so records would replace each other; let one process measure, "
-                    "or give each a log of its own"
+                    f"{log}: has changed since this monitor wrote to it, as by another process; let one process measure, or "
+                    "give each a log of its own"
                 )
+            if frame is not None:
+                about = {"kind": "frame", "rank": frame.rank, "energy": frame.energy}
+                save_tensors(_frame_file(log), {"basis": frame.basis}, about)
             lines.append(sealed(json.dumps(record.to_json(), allow_nan=False).encode()) + b"\n")
             self._size = lines.size
 
@@ -207,13 +212,22 @@ class GapMonitor:
             )
         return x, y, difference
 
-    def _record(self, step: int, now: Frame, both: np.ndarray, difference: Covariance) -> GapRecord:
-        """now: the frame of this step; both: S_x + S_y, from which it is computed."""
-        frame, mean = self.frame or now, difference.mean
+    def _record(
+        self,
+        step: int,
+        now: Frame,
+        fixed: Frame | None,
+        earlier: list[GapRecord],
+        both: np.ndarray,
+        difference: Covariance,
+    ) -> GapRecord:
+        """now: the frame of this step; fixed: the frame to measure in; both: S_x + S_y, from which `now` is computed."""
+        frame, mean = fixed or now, difference.mean
         parts = decompose(frame, difference)
         spectrum_u, spectrum_v = frame.spectra(difference)
-        first, before = self._first(), self._before()
-        if first is None and self.frame is not None:
+        first = _first(earlier)
+        before = np.array(earlier[-1].mean) if earlier else None
+        if first is None and fixed is not None:
             first = mean
         drifts = [None, None] if first is None else [_drift(*pair) for pair in _paired(frame, mean, first)]
         cosines = [None, None] if before is None else [cosine(*pair) for pair in _paired(frame, mean, before)]
@@ -224,7 +238,7 @@ class GapMonitor:
             step=step,
             rows=difference.count,
             rank=frame.rank,
-            fixed=self.frame is not None,
+            fixed=fixed is not None,
             energy=float(np.sum((both @ frame.U) * frame.U) / np.trace(both)),
             gap=float(np.linalg.norm(mean)),
             beta=float(np.linalg.norm(parts.beta)),
@@ -244,18 +258,6 @@ class GapMonitor:
             gradient=None,
             mean=tuple(mean.tolist()),
         )
-
-    def _forget_from(self, step: int) -> None:
-        """After a restart from a checkpoint, later steps are measured again, in the frame that was fixed before it."""
-        self.records = [record for record in self.records if record.step < step]
-        if not self._handed_in and self._first() is None:
-            self.frame = None
-
-    def _first(self) -> np.ndarray | None:
-        return next((np.array(record.mean) for record in self.records if record.fixed), None)
-
-    def _before(self) -> np.ndarray | None:
-        return np.array(self.records[-1].mean) if self.records else None
 
     def _resume(self, log: Path) -> None:
         with open_briefly(log) as lines:
@@ -300,6 +302,11 @@ def trainer_callback(monitor: GapMonitor) -> transformers.TrainerCallback:
                 monitor.step(state.global_step)
 
     return Watch()
+
+
+def _first(records: list[GapRecord]) -> np.ndarray | None:
+    """The mean of the first record in the fixed frame."""
+    return next((np.array(record.mean) for record in records if record.fixed), None)
 
 
 def _paired(frame: Frame, a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

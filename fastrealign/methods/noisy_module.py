@@ -22,6 +22,7 @@ def _drawn(first: torch.Tensor, seed: int, n: int, d: int, counted: bool) -> tor
     counted   whether the module counted the rows. Checkpointing calls forward again for the gradient, compiled or not, with the
               rows of the first call, which would get other numbers
     """
+    # Nothing public says whether a backward pass runs on this thread; torch.utils.module_tracker asks this, in 2.6 as in 2.14.
     if counted and torch._C._current_graph_task_id() != -1:
         raise InputError(
             "forward runs again within the backward pass, as in gradient checkpointing, where rows would get other noise; "
@@ -52,11 +53,9 @@ class NoisyModule(ExactModule):
             self.register_buffer("rows_seen", torch.zeros((), dtype=torch.int64))
 
     def _first_number(self, rows: torch.Tensor, first: int | torch.Tensor | np.ndarray | None) -> torch.Tensor:
-        """The number of the first row, or of each, which the operator checks. Without `first` rows are counted on."""
+        """The number of the first row, or of each, which the operator checks. Without `first`: after the rows of earlier calls."""
         if first is None:
-            number = self.rows_seen.clone()
-            self.rows_seen += len(rows)
-            return number
+            return self.rows_seen.clone()
         if isinstance(first, torch.Tensor):
             return first.reshape(-1) if first.ndim else first
         if isinstance(first, int) and torch.compiler.is_compiling():
@@ -68,6 +67,8 @@ class NoisyModule(ExactModule):
         number, seed = self._first_number(rows, first), self.noise.seed
         signed = seed - 2**64 if seed >= 2**63 else seed
         drawn = torch.ops.fastrealign.noise(number, signed, len(rows), self.dim, first is None)
+        if first is None:
+            self.rows_seen += len(rows)  # now that the operator has accepted the call
         return self.noise.sigma(self.dim) * drawn.to(rows.device)
 
     def _noisy(self, rows: torch.Tensor, mapped: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import one_line
 from fastrealign.core.wording import option
+from fastrealign.data.process_group import processes
 from fastrealign.storage.atomic import sync_tree
 from fastrealign.storage.records import record_of
 
@@ -130,8 +131,8 @@ def last_checkpoint(out: Path) -> str | None:
 
 def _check_whole(checkpoint: Path) -> None:
     """ValueError for a checkpoint that lacks a file, or whose record is not of its step."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    number = processes()
+    states = ["rng_state.pth"] if number == 1 else [f"rng_state_{rank}.pth" for rank in range(number)]
     for name in (TRAINER_STATE_NAME, _TRAINED, OPTIMIZER_NAME, SCHEDULER_NAME, *states):
         if not (checkpoint / name).is_file():
             raise ValueError(f"it has no {name}")
@@ -139,8 +140,9 @@ def _check_whole(checkpoint: Path) -> None:
     step, log = record.get("global_step"), record.get("log_history")
     if type(step) is not int or checkpoint.name != f"checkpoint-{step}":
         raise ValueError(f"its {TRAINER_STATE_NAME} is of step {step!r}")
-    if not isinstance(log, list) or sum("loss" in entry for entry in log) != step:
-        raise ValueError(f"its {TRAINER_STATE_NAME} has not one loss a step")
+    entries = log if isinstance(log, list) else []
+    if sum(isinstance(entry, dict) and "loss" in entry for entry in entries) != step:
+        raise ValueError(f"its {TRAINER_STATE_NAME} does not have one loss for each step")
 
 
 @contextmanager

@@ -214,9 +214,8 @@ class Collator:
         """The examples that have an embedding, and its row, int64 (n,)."""
         if not len(examples):
             raise InputError("an empty batch, expected examples")
-        odd = next((one for one in examples if not hasattr(one, "turns")), None)
-        if odd is not None:
-            raise InputError(f"{described(odd)} in a batch, expected an Example, of read_examples")
+        if odd := [one for one in examples if not hasattr(one, "turns")]:
+            raise InputError(f"{described(odd[0])} in a batch, expected an Example, of read_examples")
         ids = [example.id for example in examples]
         numbers = self.embeddings.find(*names_of(examples, self.embeddings))
         there = np.flatnonzero(numbers >= 0)

@@ -160,13 +160,13 @@ def score(answers: Iterable[Answer], said: Callable[[str], Facts] | None = None)
             for name, counts in matched(stated, truth).items():
                 named[f"{front}caption/{name}"] += counts
             continue
-        if not a.item.answer:
+        given, answer = _word(a.given), _word(a.item.answer or "")
+        if not answer:
             raise InputError(f"item {a.item.id!r}: a question without an answer to score it by")
-        ok = _word(a.given) == _word(a.item.answer)
         for name in (f"{front}{a.item.task}", f"{front}{a.item.task}/{a.item.kind}"):
-            right[name].append(ok)
+            right[name].append(given == answer)
         if a.item.task == "probe":
-            yes[f"{front}probe/{a.item.kind}"].append((_word(a.given) == "yes", _word(a.item.answer) == "yes"))
+            yes[f"{front}probe/{a.item.kind}"].append((given == "yes", answer == "yes"))
     scores = {name: float(np.mean(values)) for name, values in right.items()}
     for name, pairs in yes.items():
         said_yes, is_yes = np.array(pairs).T

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastrealign.core.errors import InputError
+from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.revision import adapter as adapters
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _peft_works() -> Iterator[None]:
+def _quiet_peft() -> Iterator[None]:
     """Without requests, and without warnings of what peft calls in transformers."""
     with hubs.asked(False), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -193,7 +193,7 @@ class RevisionModel(torch.nn.Module):
         targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
         try:
             config = peft.LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=targets)
-            with _peft_works():
+            with _quiet_peft():
                 self.lm = peft.get_peft_model(self.lm, config)
         except ValueError as error:
             raise InputError(f"lora.targets: {one_line(error)}") from None
@@ -300,12 +300,15 @@ class RevisionModel(torch.nn.Module):
         model.load_adapter(adapters.find(folder))
         if record["lora"]:
             peft = optional("peft", "lora", "LoRA")
-            with _peft_works():
+            with _quiet_peft():
                 try:
                     model.lm = peft.PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
                 except Exception as error:  # a damaged file of weights may raise anything
+                    if (short := shortage(error)) is not None:
+                        raise FastRealignError(f"{folder / 'lora'}: cannot be read: {short}") from error
                     raise InputError(
-                        f"{folder / 'lora'}: cannot be loaded as updates by LoRA: {one_line(error)}"
-                    ) from None
+                        f"{folder / 'lora'}: cannot be loaded as updates by LoRA: {one_line(error)}; "
+                        "copy or save the model again"
+                    ) from error
             model._lora = True
         return model.eval()

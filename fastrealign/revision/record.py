@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from fastrealign.core.formatting import count
 from fastrealign.core.text import redacted, shown
 from fastrealign.core.wording import option
 from fastrealign.data.lookup import Embeddings
+from fastrealign.data.process_group import processes
 from fastrealign.jobs.output_folder import OutputFolder
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
@@ -113,7 +113,7 @@ def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) 
     paths += [] if config.adapter is None else [str(adapter.find(config.adapter))]
     fingerprints = each(lambda path: asdict(FileFingerprint.of(path, modified=True)), paths)
     files = dict(zip(map(redacted, paths), fingerprints, strict=True))
-    return {"lm": lm_fingerprint, "files": files, "processes": int(os.environ.get("WORLD_SIZE", "1"))}
+    return {"lm": lm_fingerprint, "files": files, "processes": processes()}
 
 
 def look(config: TrainConfig, resume: bool) -> TrainResult | None:
@@ -191,7 +191,7 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         raise InputError(
             f"{out}: the run in it cannot be resumed: {what} has changed since it began; choose another out"
         )
-    began = before.get("processes", now["processes"])  # not recorded by an older version
+    began = before.get("processes") or now["processes"]  # not recorded by an older version
     if began != now["processes"]:
         raise InputError(
             f"{out}: the run in it cannot be resumed by {count(now['processes'], 'process')}: it began with {began}, whose "

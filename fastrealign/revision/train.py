@@ -12,7 +12,6 @@ and, on a CPU, the same bits; the time of aligning is measured.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -30,6 +29,7 @@ from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import one_line
 from fastrealign.core.wording import option
+from fastrealign.data.process_group import processes
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.revision.checkpoints import Trainer, last_checkpoint, remove_checkpoints
@@ -211,7 +211,7 @@ def _steps_an_epoch(config: TrainConfig, examples: int) -> int:
 
 def _a_batch(config: TrainConfig) -> int:
     """Examples per forward pass, over all processes."""
-    return config.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    return config.batch_size * processes()
 
 
 def _precision(config: TrainConfig) -> str:

@@ -70,7 +70,7 @@ def open_append_log(path: Place, fsync: bool) -> AppendLog:
 @contextmanager
 def open_briefly(path: Path) -> Iterator[FileLog]:
     """A log in a file that several processes open, each for a moment: waits for the others."""
-    log = FileLog(path, fsync=True, wait=_WAIT)
+    log = FileLog(path, fsync=True, wait=_WAIT, instead="another log")
     try:
         yield log
     finally:
@@ -92,14 +92,14 @@ class FileLog:
     seconds_a_line = 1.0
     lost = False
 
-    def __init__(self, path: Path, fsync: bool, wait: float = 0.0) -> None:
+    def __init__(self, path: Path, fsync: bool, wait: float = 0.0, instead: str = "another output folder") -> None:
         self.path = path
         self._fsync = fsync
         try:
             self._file = Descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as error:
             raise FastRealignError(
-                f"{path}: could not be written: {error.strerror or one_line(error)}; choose another output folder"
+                f"{path}: could not be written: {error.strerror or one_line(error)}; choose {instead}"
             ) from error
         try:
             take_lock(self._file.fd, path.parent, wait)

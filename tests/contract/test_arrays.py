@@ -550,7 +550,7 @@ def test_lists_that_are_no_rows(sides, alignment):
         ([{"e": text[0]}], "holds a dict"),
         ([None, None], "all of them missing"),
         ("text", "a str, expected rows"),
-        (None, "a NoneType, expected rows"),
+        (None, ": None, expected rows"),
         ((row for row in text), "a generator, expected rows"),
     ):
         with pytest.raises(InputError, match=says):
@@ -597,7 +597,7 @@ def test_what_a_dataloader_gives(sides):
     # Lists of numbers become columns: eight rows of eight numbers look like their transpose.
     with pytest.raises(InputError, match="8 arrays of one dimension"):
         fr.fit(load(text.tolist()), images)
-    with pytest.raises(InputError, match="chunk 1: a NoneType"):
+    with pytest.raises(InputError, match="chunk 1: None"):
         fr.fit([text, None], images)
 
 

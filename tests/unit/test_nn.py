@@ -379,6 +379,7 @@ def test_noise_when_forward_is_repeated_for_the_gradient(sides, alignment, reent
 
     with pytest.raises(InputError, match=r"forward runs again within the backward pass"):
         gradient(lambda x: checkpoint(layer, x, use_reentrant=reentrant))
+    assert layer.rows_seen == 9  # the refused call counts no rows
     torch._dynamo.reset()
     compiled = torch.compile(fr.nn.ReAlign(alignment, noise=1.0), backend="aot_eager")
     with pytest.raises(InputError, match=r"forward runs again within the backward pass"):

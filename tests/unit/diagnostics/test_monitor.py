@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,11 +87,11 @@ def test_any_rows_give_what_their_projections_give(spherical, orthonormal, rng):
     text, image = spherical(300, 7), spherical(300, 7)
     frame = Frame(basis, rank, 0.9)
     record = GapMonitor(frame=frame).measure(5, text, image)
-    D_, in_u, in_v = image - text, basis[:, :rank] @ basis[:, :rank].T, basis[:, rank:] @ basis[:, rank:].T
-    m = D_.mean(axis=0)
+    difference, in_u, in_v = image - text, basis[:, :rank] @ basis[:, :rank].T, basis[:, rank:] @ basis[:, rank:].T
+    m = difference.mean(axis=0)
     np.testing.assert_allclose(record.mean, m, atol=1e-12)
     assert (record.beta, record.gamma) == pytest.approx((np.linalg.norm(in_u @ m), np.linalg.norm(in_v @ m)))
-    _, singular, axes = np.linalg.svd((D_ - m) @ in_v)
+    _, singular, axes = np.linalg.svd((difference - m) @ in_v)
     v1, gamma = axes[0], in_v @ m
     assert record.kappa_v.value == pytest.approx((singular[0] / singular[7 - rank - 1]) ** 2)
     assert np.cos(record.angle) == pytest.approx(abs(v1 @ gamma) / np.linalg.norm(gamma))
@@ -352,7 +355,7 @@ def test_settings_it_refuses(basis):
     for wrong in ({"embed": (1, 2)}, {"loss": 0.5}):
         with pytest.raises(InputError, match=r"(embed is a tuple|loss is a float), expected a function"):
             GapMonitor(**wrong)
-    with pytest.raises(InputError, match=r"frame is an ndarray|frame is a ndarray"):
+    with pytest.raises(InputError, match=r"frame is a ndarray, expected a Frame"):
         GapMonitor(frame=basis)
     for spoiled in (basis * np.nan, 2 * basis, basis[:, :5]):
         with pytest.raises(InputError, match="basis of the frame is not orthonormal"):
@@ -423,11 +426,10 @@ def test_logs_it_refuses(stream, tmp_path):
     for wrong in ("", 5, "memory://bucket/gap.jsonl"):
         with pytest.raises(InputError, match=r"log=.*: expected the path of a file on this machine"):
             GapMonitor(log=wrong)
-    D_ = GapMonitor(energy=0.8, log=tmp_path / "third.jsonl").measure(0, *stream(0))
+    record = GapMonitor(energy=0.8, log=tmp_path / "third.jsonl").measure(0, *stream(0))
     tensors = {"basis": np.full((8, 8), np.nan)}
-    save_tensors(
-        tmp_path / "third.jsonl.frame.safetensors", tensors, {"kind": "frame", "rank": D_.rank, "energy": D_.energy}
-    )
+    about = {"kind": "frame", "rank": record.rank, "energy": record.energy}
+    save_tensors(tmp_path / "third.jsonl.frame.safetensors", tensors, about)
     with pytest.raises(
         InputError, match=r"third.jsonl.frame.safetensors: no frame: its directions are not orthonormal"
     ):
@@ -436,31 +438,66 @@ def test_logs_it_refuses(stream, tmp_path):
 
 def test_two_monitors_do_not_write_one_log(stream, tmp_path):
     """Of several processes one measures; a second one is told so before anything of the first is replaced."""
-    log = tmp_path / "gap.jsonl"
+    log, frame = tmp_path / "gap.jsonl", tmp_path / "gap.jsonl.frame.safetensors"
+    changed = r"gap.jsonl: has changed since this monitor wrote to it, .*; let one process measure"
     first, second = GapMonitor(energy=0.8, log=log), GapMonitor(energy=0.8, log=log)
     first.measure(3, *stream(0))
-    before = log.read_bytes()
-    with pytest.raises(
-        FastRealignError, match=r"gap.jsonl: another monitor has written to it.*let one process measure"
-    ):
+    before = log.read_bytes(), frame.read_bytes()
+    with pytest.raises(FastRealignError, match=changed):
         second.measure(0, *stream(1))
-    assert log.read_bytes() == before and not second.records
+    assert (log.read_bytes(), frame.read_bytes()) == before and not second.records and second.frame is None
+    third = GapMonitor(energy=0.8, log=log)
+    held, fixed = third.records, third.frame
     assert first.measure(4, *stream(2)).step == 4 and [record.step for record in D.read_log(log)] == [3, 4]
+    before = log.read_bytes(), frame.read_bytes()
+    with pytest.raises(FastRealignError, match=changed):
+        third.measure(0, *stream(1))
+    assert (log.read_bytes(), frame.read_bytes()) == before and len(held) == 1
+    assert third.records == held and third.frame is fixed
 
 
 def test_a_log_waits_for_a_process_that_holds_it_for_a_moment(stream, tmp_path):
     log = tmp_path / "gap.jsonl"
     GapMonitor(log=log).measure(0, *stream(0))
+    opened: list[GapMonitor] = []
+    opening = threading.Thread(target=lambda: opened.append(GapMonitor(log=log)), daemon=True)
     with open_briefly(log):
-        release = threading.Timer(0.2, lambda: None)
-        release.start()
-        opening = threading.Thread(target=lambda: opened.append(GapMonitor(log=log)), daemon=True)
-        opened: list[GapMonitor] = []
         opening.start()
-        release.join()
+        time.sleep(0.2)
         assert not opened
     opening.join(60)
     assert len(opened[0].records) == 1
+
+
+def test_a_line_that_could_not_be_written_or_removed_is_cut_off_later(stream, tmp_path, monkeypatch):
+    log = tmp_path / "gap.jsonl"
+    monitor = GapMonitor(energy=0.8, log=log)
+    monitor.measure(0, *stream(0))
+    before, write = log.read_bytes(), os.write
+
+    def full(fd, data):
+        if len(data) < 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data[: len(data) // 2])
+
+    def refuse(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        patch.setattr(os, "ftruncate", refuse)
+        with pytest.raises(FastRealignError, match=r"gap.jsonl: could not be written: No space left on device"):
+            monitor.measure(1, *stream(1))
+    assert log.read_bytes() != before and log.read_bytes().startswith(before)
+    monitor.measure(1, *stream(1))
+    assert [record.step for record in monitor.records] == [0, 1] and D.read_log(log) == monitor.records
+
+
+def test_a_log_that_cannot_be_opened(tmp_path):
+    log = tmp_path / "gap.jsonl"
+    log.symlink_to(tmp_path / "nowhere" / "gap.jsonl")
+    with pytest.raises(FastRealignError, match=r"gap.jsonl: could not be written: .*; choose another log$"):
+        GapMonitor(log=log)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -58,6 +58,7 @@ def test_a_run_tells_what_makes_it_another_one(written):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (NEEDED + "lr: 1\n", r"run.yaml: unknown key 'lr', did you mean 'learning_rate'\?"),
         (NEEDED + "learning_rte: 1\n", r"run.yaml: unknown key 'learning_rte', did you mean 'learning_rate'\?"),
         (NEEDED + "lora: {rank: 4}\n", r"run.yaml: lora: unknown key 'rank' .known: r, alpha, targets"),
         ("model: lm\nout: run\n", "run.yaml: data, embeddings are missing"),

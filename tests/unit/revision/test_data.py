@@ -428,7 +428,7 @@ def test_arguments_and_batches_of_another_kind(store, rng):
     tokenizer, (embeddings, rows) = build_bytes(), store(9)
     fitted = fr.fit(rows, -rows, method="c3")
     for wrong, said in (
-        ({"tokenizer": None}, "tokenizer is a NoneType, expected a tokenizer"),
+        ({"tokenizer": None}, "tokenizer is None, expected a tokenizer"),
         ({"embeddings": rows}, "embeddings is a ndarray, expected what open_embeddings returns"),
         ({"alignment": "a.safetensors"}, "alignment is a str, expected a fitted method"),
         (
@@ -441,8 +441,11 @@ def test_arguments_and_batches_of_another_kind(store, rng):
     collator = Collator(tokenizer, embeddings, stage="stage1", alignment=fitted)
     refused("an empty batch, expected examples", collator, [])
     refused("a dict in a batch, expected an Example", collator, [Example("0", ((IMAGE, "a"),)), {"id": "1"}])
+    refused("None in a batch, expected an Example", collator, [Example("0", ((IMAGE, "a"),)), None])
     with pytest.raises(InputError, match=r"store: the id 3 is an int, expected text"):
         embeddings.rows([3])
+    with pytest.raises(InputError, match=r"store: the id None is None, expected text"):
+        embeddings.find([None])
     with pytest.raises(InputError, match=r"store: ids='3': expected a list of ids; for one, pass \[id\]"):
         embeddings.rows("3")
     assert "3" in embeddings and 3 not in embeddings

@@ -176,10 +176,13 @@ def test_what_cannot_be_scored_and_what_can():
     assert score([Answer(item, "red .", False)])["vqa"] == 1.0  # as the model's words, in lower case
     with pytest.raises(InputError, match="item '7': a question without an answer to score it by"):
         score([Answer(Item("7", "vqa", "colour", "?"), "red", False)])
+    for task, wordless in (("vqa", "."), ("vqa", " "), ("probe", ",")):
+        with pytest.raises(InputError, match="item '7': a question without an answer to score it by"):
+            score([Answer(Item("7", task, "colour", "?", answer=wordless), "", False)])
     caption = Item("7", "caption", "", "", facts={"colours": [["red"]], "sizes": [["large"]]})
     found = scored([Answer(caption, "red", False)], said=lambda text: {"colours": {("red",)}})
     assert found["caption/colours/f1"] == 1.0 and found["caption/sizes/f1"] == 0.0
-    with pytest.raises(InputError, match=r"said= gave a NoneType for item '7', expected facts by attribute"):
+    with pytest.raises(InputError, match=r"said= gave None for item '7', expected facts by attribute"):
         scored([Answer(caption, "red", False)], said=lambda text: None)
     with pytest.raises(InputError, match="no scores of runs"):
         over_seeds([])

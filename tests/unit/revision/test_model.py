@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny import HIDDEN, build_lm  # noqa: E402
 
-from fastrealign import InputError  # noqa: E402
+from fastrealign import FastRealignError, InputError  # noqa: E402
 from fastrealign.revision import adapter as adapters  # noqa: E402
 from fastrealign.revision.adapter import Adapter  # noqa: E402
 from fastrealign.revision.config import Lora  # noqa: E402
@@ -230,8 +230,8 @@ def test_a_language_model_without_a_folder_is_saved_whole(tmp_path, ids, draw):
 
 
 @pytest.mark.filterwarnings("error::FutureWarning")
-def test_lora_trains_its_own_weights_and_is_saved_beside_the_adapter(tiny_lm, tmp_path, ids, draw):
-    pytest.importorskip("peft")
+def test_lora_trains_its_own_weights_and_is_saved_beside_the_adapter(tiny_lm, tmp_path, ids, draw, monkeypatch):
+    peft = pytest.importorskip("peft")
     model = RevisionModel(load_lm(tiny_lm), DIM).set_stage("stage2", Lora(r=2, alpha=4.0, targets=["q_proj", "v_proj"]))
     trains = [name for name, p in model.named_parameters() if p.requires_grad]
     assert {name.split(".")[0] for name in trains} == {"adapter", "lm"}
@@ -250,8 +250,19 @@ def test_lora_trains_its_own_weights_and_is_saved_beside_the_adapter(tiny_lm, tm
     assert not same(plain, back, ids, draw)
     row = ids(5, at=0)[None]
     assert back.generate(row, embeddings=draw(1, DIM), max_new_tokens=2, min_new_tokens=2).shape == (1, 2)
+
+    def short(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(peft.PeftModel, "from_pretrained", short)
+        with pytest.raises(FastRealignError, match="lora: cannot be read: not enough memory") as caught:
+            RevisionModel.from_pretrained(tmp_path)
+        assert not isinstance(caught.value, InputError)
     (tmp_path / "lora" / "adapter_config.json").unlink()
-    with pytest.raises(InputError, match=r"lora: cannot be loaded as updates by LoRA: "):
+    with pytest.raises(
+        InputError, match=r"lora: cannot be loaded as updates by LoRA: .*; copy or save the model again"
+    ):
         RevisionModel.from_pretrained(tmp_path)
 
 

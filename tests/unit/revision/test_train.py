@@ -415,6 +415,7 @@ def test_a_record_of_another_step_is_a_damaged_checkpoint(config, world, unfinis
     for spoiled in ([], {}, {**state, "global_step": 600}, {**state, "log_history": 5}, {**state, "log_history": [3]}):
         file.write_text(json.dumps(spoiled))
         refused(r"checkpoint-4: cannot be read, the checkpoint is damaged .*; remove", config(), resume=True)
+    refused(r"\(its trainer_state.json does not have one loss for each step\)", config(), resume=True)
     file.write_text(json.dumps(state))
     (world / "run" / "checkpoint-4" / "rng_state.pth").write_bytes(b"no torch file")
     refused(r"the checkpoint is damaged \(a file of it is no torch file\); remove", config(), resume=True)
@@ -436,9 +437,20 @@ def test_a_run_resumes_with_as_many_processes_and_a_whole_record(config, world, 
         refused(r"run.json: not readable; the file is damaged, choose another out", config(), resume=True)
     file.write_text(json.dumps({**run, "inputs": {**inputs, "processes": 2}}))
     refused(r"cannot be resumed by 1 process: it began with 2, .*--nproc-per-node 2", config(), resume=True)
+    for value in ("", "two", "0"):
+        with monkeypatch.context() as patch:
+            patch.setenv("WORLD_SIZE", value)
+            refused(rf"^WORLD_SIZE='{value}': expected a number of processes", config(), resume=True)
     del inputs["processes"]  # as an older version wrote it
     file.write_text(json.dumps(run))
+    shutil.copytree(world / "run", world / "other")
+    (world / "other" / "run.json").write_text(
+        json.dumps(
+            {**run, "config": {**run["config"], "out": str(world / "other")}, "inputs": {**inputs, "processes": None}}
+        )
+    )
     assert train(config(), resume=True).resumed_from == 4
+    assert train(config(out=str(world / "other")), resume=True).resumed_from == 4
 
 
 def test_a_full_disk_at_the_end_leaves_the_last_checkpoint(config, world, monkeypatch):
