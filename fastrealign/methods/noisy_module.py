@@ -53,7 +53,7 @@ class NoisyModule(ExactModule):
             self.register_buffer("rows_seen", torch.zeros((), dtype=torch.int64))
 
     def _first_number(self, rows: torch.Tensor, first: int | torch.Tensor | np.ndarray | None) -> torch.Tensor:
-        """The number of the first row, or of each, which the operator checks. Without `first`: after the rows of earlier calls."""
+        """The number of the first row, or of each, which the operator checks. Without `first` the rows seen come before."""
         if first is None:
             return self.rows_seen.clone()
         if isinstance(first, torch.Tensor):
