@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import brief
+from fastrealign.core.wording import either, option
 
 # The greatest seed.
 SEED = 2**64 - 1
@@ -22,7 +23,7 @@ def whole(name: str, value: Any, least: int, most: int | None = None, *, why: st
     if (type(value) is int or _is(numbers.Integral, value)) and least <= value and (most is None or value <= most):
         return int(value)
     bounds = f"of at least {least}" if most is None else f"from {least} to {_text(most)}"
-    raise InputError(f"{name}={brief(value)}: expected a whole number {bounds}{why and f', {why}'}")
+    raise InputError(f"{_given(name, value)}: expected a whole number {bounds}{why and f', {why}'}")
 
 
 def seed(value: Any) -> int:
@@ -39,7 +40,11 @@ def number(name: str, value: Any, holds: Callable[[float], bool], which: str) ->
             real = math.inf
         if math.isfinite(real) and holds(real):
             return real
-    raise InputError(f"{name}={brief(value)}: expected a number {which}")
+    raise InputError(f"{_given(name, value)}: expected a number {which}")
+
+
+def _given(name: str, value: Any) -> str:
+    return f"{option(name)}{either(' ', '')}{brief(value)}"
 
 
 def _is(kind: type, value: Any) -> bool:

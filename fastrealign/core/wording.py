@@ -10,10 +10,10 @@ _by_command = False
 
 
 @contextmanager
-def on_command_line() -> Iterator[None]:
-    """While a command runs, in all threads."""
+def on_command_line(which: bool = True) -> Iterator[None]:
+    """While a command runs, in all threads; False: while it checks the keys of a file, which are no options."""
     global _by_command
-    before, _by_command = _by_command, True
+    before, _by_command = _by_command, which
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from fastrealign.core.digest import sha256
 from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.float_state import computes
+from fastrealign.core.text import brief
 from fastrealign.formats.registry import FORMATS
 from fastrealign.formats.safetensors_files import RECORD, is_of_others
 from fastrealign.formats.unsupported import OTHER_SUFFIXES
@@ -65,7 +66,8 @@ def check_saved_name(path: AnyPath, kind: str) -> None:
     """InputError for a name that a saved `kind` must not have: that of another kind of file, or none."""
     text = str(path)
     if not is_path(path) or text.endswith("/") or place(path).name in ("", ".."):
-        raise InputError(f"{text!r}: is no name of a file; name one to save the {kind} to, such as {kind}.safetensors")
+        given = brief(text if is_path(path) else path)
+        raise InputError(f"{given}: is no name of a file; name one to save the {kind} to, such as {kind}.safetensors")
     suffix = place(path).suffix.lower()
     if suffix != ".safetensors" and (suffix in FORMATS or suffix in _OTHERS or suffix in OTHER_SUFFIXES):
         better = f"{text[: -len(suffix)]}.safetensors"

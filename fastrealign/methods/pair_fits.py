@@ -185,12 +185,13 @@ def _check_enough(widths: tuple[int, int], pairs: int, distinct: _Distinct, asid
     differ = distinct.among(pairs)
     copies = f", of which {differ:,} {does(differ, 'differ')}" if differ < pairs else ""
     said = f"{count(pairs, 'pair')} to fit on{beside}{copies}"
-    if pairs < least or 1 < differ < least:  # rows that are all alike have a message of their own
+    # Rows that are all alike have a message of their own.
+    if pairs < least or 1 < differ < least:
         raise InputError(
             f"{said}, expected at least {least:,} for rows {widths[0]} and {widths[1]} wide: fewer do not determine the "
             f"rotation; embed a sample of about {wanted:,} items with both encoders"
         )
-    if differ < wanted:
+    if 1 < differ < wanted:
         warn(
             f"{said}, for rows {widths[0]} and {widths[1]} wide: more still raise the recall kept, aim for {wanted:,} or more"
         )

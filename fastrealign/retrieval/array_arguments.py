@@ -40,7 +40,12 @@ def array_of(given: Any, name: str, kinds: str) -> np.ndarray:
             found = found.astype(str)
         elif all(issubclass(one, (int, np.integer)) for one in types):
             found = np.array(found.tolist())
+            if found.dtype.kind in "Of":
+                raise InputError(f"{name}: integers of more than 64 bits, expected {KINDS[kinds]}; give them as text")
+        elif len(types) > 1:
+            mixed = " and ".join(sorted(one.__name__ for one in types))
+            raise InputError(f"{name}: a mix of {mixed}, expected all text or all integers")
     if found.dtype.kind not in kinds and found.size:
-        kind = sorted(one.__name__ for one in types)[0] if found.dtype == object and "U" in kinds else found.dtype
+        kind = types.pop().__name__ if found.dtype == object and "U" in kinds else found.dtype
         raise InputError(f"{name}: element type {kind}, expected {KINDS[kinds]}")
     return found

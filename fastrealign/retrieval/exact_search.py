@@ -89,7 +89,7 @@ def top_k(
     lengths = np.linalg.norm(queries, axis=1)
     if not (np.isfinite(lengths) & (lengths > 0)).all():
         bad = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
-        raise InputError(f"queries: row {bad} has no direction (zero, NaN or Inf); leave it out")
+        raise InputError(f"queries: row {bad} has no direction (zero, NaN or Inf); leave out such rows")
     queries = queries / lengths[:, None]
     if isinstance(documents, FaissIndex):
         return _of_index(queries, documents, k, method)

@@ -73,7 +73,9 @@ def fuse(
     both = np.logical_and(*masks.values())
     neither = ~np.logical_or(*masks.values())
     if neither.any():
-        raise InputError(f"document {np.flatnonzero(neither)[0]} has neither an image nor a text; leave it out")
+        raise InputError(
+            f"document {np.flatnonzero(neither)[0]} has neither an image nor a text; leave out such documents"
+        )
     total = np.zeros(shape)
     for name, share in (("image_rows", weight), ("text_rows", 1.0 - weight)):
         if name in rows:

@@ -74,7 +74,7 @@ class Scores:
         query, document : str
             The roles of the query and of the documents.
         cosines : array
-            Of any shape, float32 or float64, of unit rows mapped as those fitted on. What stands where fewer results were found
+            Of any shape and type of floats, of unit rows mapped as those fitted on. What stands where fewer results were found
             (-inf of a `Searcher`, about -3e38 of FAISS) becomes -inf.
 
         Returns
@@ -88,10 +88,10 @@ class Scores:
             For a pair that was not fitted, a NaN, or a value outside -1 to 1 beyond rounding (0.002, that of float16 rows).
         """
         one = self.maps[_known((query, document), self.maps)]
-        given = array_of(cosines, "cosines", "f")
+        given = array_of(cosines, "cosines", "f").astype(np.float64)
         empty = given < _NOTHING_FOUND
         scores = one(checked_cosines(np.where(empty, 0.0, given) if empty.any() else given))
-        return np.where(empty, -np.inf, scores) if empty.any() else scores
+        return np.where(empty, -np.inf, scores)[()] if empty.any() else scores
 
     def threshold(self, query: str | None = None, document: str | None = None, *, precision: float) -> Threshold:
         """The lowest threshold whose precision on the labelled pairs is at least `precision`.

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.rows import as_rows
 from fastrealign.core.text import shown
 from fastrealign.core.wording import option
+from fastrealign.formats.table_objects import take
 from fastrealign.methods.baseline import unit_rows
 from fastrealign.methods.method import Method
 from fastrealign.retrieval.array_arguments import ArrayLike
@@ -61,10 +63,15 @@ class Searcher:
         """
         if k < 1:
             raise InputError(f"k={k}: expected at least 1")
-        try:
-            mapped = np.atleast_2d(np.asarray(self._method(queries, dtype="float32")))
-        except BadRowsError as error:  # it names an option of methods
-            raise BadRowsError(f"queries: {str(error).partition('; ')[0]}; leave it out") from None
+        taken = take(queries, "queries")
+        rows = as_rows(taken.rows[None] if taken.rows.ndim == 1 else taken.rows, "queries")
+        self._method.check_width(rows.shape[1], "queries")
+        mapped = np.empty((len(rows), self._method.dim_out), np.float32)
+        state = self._method.apply(rows, mapped)
+        if state.bad:
+            raise BadRowsError(
+                f"queries: row {state.first_bad} {taken.why(state)}; leave out the queries without a direction"
+            )
         found = self._opened.search(mapped, k, self._record["role_column"])
         if found.roles is None:
             named = [[None if one is None else self._record["role"] for one in row] for row in found.ids]

@@ -9,6 +9,7 @@ from typing import Any
 from fastrealign.core.checks import number, whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import brief, shown_values
+from fastrealign.core.wording import on_command_line
 from fastrealign.data.options import NoiseOptions
 from fastrealign.revision.templates import FORMS, STAGES
 
@@ -49,6 +50,7 @@ class Lora:
     alpha: float = 32.0
     targets: str | list[str] = "all-linear"
 
+    @on_command_line(False)
     def __post_init__(self) -> None:
         whole("r", self.r, 1, _MOST)
         number("alpha", self.alpha, lambda alpha: alpha > 0, "above 0")
@@ -155,6 +157,7 @@ class TrainConfig:
     hub: bool = False
     noise: float = 0.0
 
+    @on_command_line(False)
     def __post_init__(self) -> None:
         for name, choices in {"stage": STAGES, **_CHOICES}.items():
             value = getattr(self, name)

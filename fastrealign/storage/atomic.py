@@ -62,7 +62,7 @@ class AtomicFile:
             self._descriptor, self.temporary = spool(self.path)
             return
         if self.path.name in ("", ".."):
-            raise InputError(f"{os.fspath(path)!r}: is no name of a file")
+            raise InputError(f"{os.fspath(path)!r}: is no name of a file; name a file to write")
         self.temporary = _temporary(self.path)
         remove_left_beside(self.path)
         with self._removing():

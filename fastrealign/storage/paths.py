@@ -45,10 +45,14 @@ def is_path(given: object) -> TypeIs[AnyPath]:
 
 def paths_of(given: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
     """One path or several, as a list. InputError for what is no path, and for an empty one: it would be the current folder."""
-    listed = [given] if is_path(given) or not isinstance(given, Iterable) else list(given)
+    one_thing = is_path(given) or isinstance(given, bytes) or not isinstance(given, Iterable)
+    listed = [given] if one_thing else list(given)
     odd = [one for one in listed if not is_path(one) or not os.fspath(one)]
     if odd:
-        raise InputError(f"{brief(odd[0])}: expected a path, or a list of paths")
+        from fastrealign.core.row_argument import described  # NumPy, which many a command does without
+
+        plain = isinstance(odd[0], (str, bytes, int, type(None)))
+        raise InputError(f"{brief(odd[0]) if plain else described(odd[0])}: expected a path, or a list of paths")
     return listed
 
 

@@ -60,6 +60,8 @@ def yaml_value(text: str, *, words: bool = False) -> Any:
     yaml = optional("yaml", "config", "a configuration in YAML")
     try:
         return yaml.load(text, _loader(yaml, yaml.BaseLoader if words else yaml.SafeLoader))
+    except _NotAccepted:
+        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
@@ -68,6 +70,13 @@ def yaml_value(text: str, *, words: bool = False) -> Any:
         raise ValueError("is nested too deeply") from None
     except (ValueError, OverflowError) as error:  # an impossible date, a number of too many digits
         raise ValueError(f"not YAML: {one_line(error)}") from None
+
+
+class _NotAccepted(ValueError):
+    """What YAML allows, and few people mean."""
+
+    def __init__(self, problem: str, mark: Any) -> None:
+        super().__init__(f"line {mark.line + 1}: {problem}")
 
 
 def _loader(yaml: Any, base: Any) -> Any:
@@ -81,9 +90,7 @@ def _loader(yaml: Any, base: Any) -> Any:
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 event = self.peek_event()
-                raise yaml.MarkedYAMLError(
-                    problem=f"*{event.anchor}: write the value out", problem_mark=event.start_mark
-                )
+                raise _NotAccepted(f"*{shortened(event.anchor)}: write the value out", event.start_mark)
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -91,17 +98,15 @@ def _loader(yaml: Any, base: Any) -> Any:
             for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
                 if isinstance(key, yaml.ScalarNode):
                     if key.value in seen:
-                        raise yaml.MarkedYAMLError(
-                            problem=f"the key {key.value} comes twice", problem_mark=key.start_mark
-                        )
+                        raise _NotAccepted(f"the key {shortened(key.value)} comes twice", key.start_mark)
                     seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     def in_tens(read: Any) -> Any:
         def construct(loader: Any, node: Any) -> Any:
             if _ODD_NUMBER.match(node.value):
-                problem = f"{node.value}: write the number with decimal digits, without a leading 0 or a colon"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+                how = "write a number with decimal digits, without a leading 0 or a colon; put text in quotes"
+                raise _NotAccepted(f"{shortened(node.value)}: {how}", node.start_mark)
             return read(loader, node)
 
         return construct

@@ -303,7 +303,10 @@ def test_the_command(sides, tmp_path, capsys):
     np.testing.assert_array_equal(corpus.loaded(tmp_path / "o2"), corpus.loaded(tmp_path / "out"))
     assert main(["apply", saved, text, "--out", str(tmp_path / "no"), "--seed", "4", "--quiet"]) == 2
     assert "--seed is of the noise that --noise adds; add --noise, or leave --seed out" in capsys.readouterr().err
-    for given, says in (("-1", "noise=-1.0: expected a number from 0"), ("nan", "noise=nan: expected a number from 0")):
+    for given, says in (
+        ("-1", "--noise -1.0: expected a number from 0"),
+        ("nan", "--noise nan: expected a number from 0"),
+    ):
         assert main(["apply", saved, text, "--out", str(tmp_path / "no"), f"--noise={given}", "--quiet"]) == 2
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1

@@ -97,8 +97,8 @@ def learnt(file: Any, rows: Iterator[Any], made: Any, step: int) -> Iterator[tup
         yield np.ascontiguousarray(whole[first : first + step]), every[first : first + step]
 
 
-def decodes(lists: Any) -> Any:
-    """The same inverted lists, ready to reconstruct rows: those of IVF…PQ…fs crash where faiss has read them from a file."""
+def _decodable(lists: Any) -> Any:
+    """The given inverted lists, changed so that they can reconstruct rows: those of IVF…PQ…fs crash as faiss reads them."""
     if hasattr(lists, "pq") and getattr(lists, "fine_quantizer", lists) is None:
         lists.fine_quantizer = lists.pq
     return lists
@@ -119,7 +119,7 @@ def rows_of(index: Any, n: int, where: str) -> Iterator[tuple[int, np.ndarray]]:
         numbers = _listed(lists)
         if len(np.unique(numbers)) != len(numbers):
             raise InputError(f"{where}: ids occur more than once in its lists; build it with an IndexIDMap")
-        decodes(lists).set_direct_map_type(faiss.DirectMap.Hashtable)
+        _decodable(lists).set_direct_map_type(faiss.DirectMap.Hashtable)
     for first in range(0, n, step):
         end = min(first + step, n)
         many = at.reconstruct_n(first, end - first) if lists is None else at.reconstruct_batch(numbers[first:end])

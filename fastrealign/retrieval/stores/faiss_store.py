@@ -55,6 +55,8 @@ from fastrealign.storage.fingerprint import FileFingerprint
 _KIND = "index record"
 # What files of binary indexes begin with.
 _BINARY = b"IB"
+# What files of lattices (ZnLattice) begin with: faiss writes no rows to them, and does not read them.
+_LATTICE = b"IxLa"
 # Inner indexes that are built from all rows at once.
 _AT_ONCE = ("IndexNSG", "IndexNNDescent")
 
@@ -216,8 +218,12 @@ class FaissStore:
             if isinstance(error, OSError):
                 raise InputError(f"{path}: cannot be read: {error.strerror}") from None
             with path.open("rb") as file:
-                binary = file.read(2) == _BINARY
-            if binary:
+                begins = file.read(4)
+            if begins == _LATTICE:
+                raise InputError(
+                    f"{path}: is an IndexLattice, which faiss does not read; index the embeddings that it was made of"
+                ) from None
+            if begins.startswith(_BINARY):
                 raise InputError(
                     f"{path}: holds binary codes, which no map moves; index the embeddings that they were made of"
                 ) from None

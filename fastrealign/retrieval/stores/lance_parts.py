@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,14 +133,25 @@ def is_vector(kind: Any) -> bool:
 
 
 def other_types(schema: Any, asked: str | None) -> dict[str, str]:
-    """The columns of lists of numbers that are no vectors, and the one that is asked for if it is none, with their types."""
+    """The columns that are not read, with their types: lists of numbers that are no vectors, and vectors in a struct.
+
+    The one that is asked for is among them, if it is no vector.
+    """
     lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
-    return {
+    return {f"{field.name}.{name}": f"{kind} in a struct" for field in schema for name, kind in _inside(field.type)} | {
         field.name: str(field.type)
         for field in schema
         if not is_vector(field.type)
         and (field.name == asked or (any(one(field.type) for one in lists) and _is_number(field.type.value_type)))
     }
+
+
+def _inside(kind: Any) -> Iterator[tuple[str, Any]]:
+    """The vectors in a struct, at any depth: their names in it, and their types."""
+    for field in kind if pa.types.is_struct(kind) else ():
+        if is_vector(field.type):
+            yield field.name, field.type
+        yield from ((f"{field.name}.{name}", of) for name, of in _inside(field.type))
 
 
 def _is_number(kind: Any) -> bool:

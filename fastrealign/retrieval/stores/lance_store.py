@@ -79,7 +79,10 @@ class LanceStore:
         self._written = {name for name in schema.names if _RECORD.encode() in (schema.field(name).metadata or {})}
         vectors = [field.name for field in schema if is_vector(field.type)]
         records = {name: json.loads(schema.field(name).metadata[_RECORD.encode()]) for name in self._written}
-        expected = "vectors of one width, as LanceDB searches them; write it as pa.list_(pa.float32(), width)"
+        expected = (
+            "vectors of one width, as LanceDB searches them; name another column, or write one of type "
+            "pa.list_(pa.float32(), width)"
+        )
         check_type(self.where, options, vectors, other_types(schema, options.column), expected)
         self.column, self.target = source_and_target(self.where, "vector column", options, vectors, records)
         if odd := next((name for name in (self.column, self.target) if "`" in name), None):

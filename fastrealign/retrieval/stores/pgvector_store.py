@@ -170,7 +170,7 @@ class PgvectorStore:
         made = {
             n: json.loads(one.comment[len(_RECORD) :]) for n, one in kinds.items() if one.comment.startswith(_RECORD)
         }
-        expected = "vector, halfvec, real[] or double precision[]; convert it"
+        expected = "vector, halfvec, real[] or double precision[]; name another column, or convert this one"
         check_type(self.where, options, kinds, pg_format.other_types(self._columns, options.column), expected)
         self.column, self.target = source_and_target(self.where, "vector column", options, list(kinds), made)
         self._at.names |= {"column": self.column, "target": self.target, "stored": role_beside(self.target)}

@@ -80,7 +80,7 @@ def test_embed_takes_a_required_option_and_its_rival(run):
         ("verify: 2\n", r"run.yaml: verify: '2': expected true or false"),
         ("target: [-x, y]\n", r"run.yaml: target: '-x': begins with a dash"),
         ("bad-rows: skip\nbad_rows: skip\n", r"run.yaml: the option bad-rows comes twice"),
-        ("out: a\nout: b\n", r"run.yaml: line 2: not YAML: the key out comes twice"),
+        ("out: a\nout: b\n", r"run.yaml: line 2: the key out comes twice"),
         ("- a\n", r"run.yaml: holds list, expected keys and values: out: aligned/"),
         ("", r"run.yaml: is empty"),
         ("target: image.npy\nout: a.npy\nthreads: many\n", r"run.yaml: threads: 'many' is not a whole number"),

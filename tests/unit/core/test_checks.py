@@ -14,7 +14,9 @@ import fastrealign as fr
 from fastrealign import diagnostics as D
 from fastrealign.core.checks import number, whole
 from fastrealign.core.errors import InputError
+from fastrealign.core.wording import on_command_line
 from fastrealign.methods.baselines import fit_baseline
+from fastrealign.revision.config import Lora
 
 ROWS = np.random.default_rng(0).normal(size=(2, 60, 4))
 NO_NUMBERS = ("3", 3.5, True, np.True_, [3], np.array([3, 4]), 1j, math.nan, -1)
@@ -39,6 +41,21 @@ def test_numbers():
     for value in ("0.5", True, np.False_, None, 1j, math.nan, math.inf, 10**400, -1, [1.0]):
         with pytest.raises(InputError, match=r"^tol=.*: expected a number above 0$"):
             number("tol", value, lambda x: x > 0, "above 0")
+
+
+def test_options_on_the_command_line():
+    """Are named as there; the keys of a configuration that a command reads are not."""
+    for check in (
+        lambda: whole("held_out", 3, 4),
+        lambda: number("held_out", 3, lambda x: False, "above 9"),
+    ):
+        with on_command_line():
+            with pytest.raises(InputError, match=r"^--held-out 3: expected a "):
+                check()
+            with on_command_line(False), pytest.raises(InputError, match=r"^held_out=3: expected a "):
+                check()
+            with pytest.raises(InputError, match=r"^r=0: expected a whole number"):
+                Lora(r=0)
 
 
 def _metrics(name, value):

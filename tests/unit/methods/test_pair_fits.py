@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from pair_worlds import pairs, unit
@@ -141,6 +143,10 @@ def test_bad_pairs(rng):
     ):
         with pytest.raises(fr.InputError, match=said):
             fr.fit_map(old, new, **options)
+    for method in ("procrustes", "ridge"):
+        with warnings.catch_warnings(), pytest.raises(fr.InputError, match="all point the same way"):
+            warnings.simplefilter("error")  # no advice on more pairs before the error
+            fr.fit_map(np.ones((300, 20)), new, method=method)
     with pytest.raises(fr.InputError, match="takes none"):
         fr.fit_map(old, new)(old, noise=1.0)
     with pytest.warns(fr.FitWarning, match="aim for 80 or more"):

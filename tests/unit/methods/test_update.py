@@ -258,7 +258,7 @@ def test_fit_from_on_the_command_line(saved, capsys):
         (["--tol", "0.1"], "--from keeps the way the old alignment was fitted"),
         (["--centroid", "exact"], "--from keeps the way the old alignment was fitted; leave out --centroid"),
         (["--seed", "1"], "--from keeps the way the old alignment was fitted; leave out --seed"),
-        (["--decay", "0"], "decay=0.0: expected a number above 0, at most 1"),
+        (["--decay", "0"], "--decay 0.0: expected a number above 0, at most 1"),
     ):
         assert main([*words, "--overwrite", *more]) == 2
         assert says in capsys.readouterr().err

@@ -277,6 +277,17 @@ def test_refused(world, case):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_nothing_found(world, dtype):
+    """What stands for no result is -inf, without a warning; a number gives a number."""
+    scores = fit_scores(world)
+    found = scores("query", "image", np.array([0.25, -np.inf], dtype))
+    assert found[0] == scores("query", "image", np.array([0.25]))[0] and found[1] == -np.inf
+    for one, is_one in ((0.25, found[0]), (-np.inf, -np.inf)):
+        score = scores("query", "image", np.dtype(dtype).type(one))
+        assert isinstance(score, np.float64) and score == is_one
+
+
 def test_refused_when_used(world, tmp_path):
     scores = fit_scores(world, labels={IMAGE: own})
     for call, message in (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 import pytest
 
 import fastrealign as fr
 from fastrealign.core.errors import InputError
+from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.paths import paths_of
 
 
 @pytest.fixture
@@ -34,7 +37,30 @@ def test_what_is_no_path_is_refused(sides, wrong):
     ):
         with pytest.raises(InputError, match=r"expected a path|is no name of a file"):
             call(wrong)
+    with pytest.raises(InputError, match=rf"^{re.escape(repr(wrong))}: is no name of a file; name one to save"):
+        sides.save(wrong)
     assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    "given, named",
+    [
+        (b"out", "b'out'"),
+        ([None], "None"),
+        ([3], "3"),
+        (np.ones((2, 2)), "a ndarray"),
+        ([np.ones((2, 2))], "a ndarray"),
+    ],
+)
+def test_what_is_no_list_of_paths_is_named(given, named):
+    with pytest.raises(InputError, match=f"^{named}: expected a path, or a list of paths$"):
+        paths_of(given)
+
+
+@pytest.mark.parametrize("name", [".", "../"])
+def test_a_file_without_a_name(name):
+    with pytest.raises(InputError, match=r": is no name of a file; name a file to write$"):
+        AtomicFile(name)
 
 
 @pytest.mark.parametrize("name", [".", "..", "./", "../"])

@@ -248,10 +248,18 @@ def test_refused(store, roles, tmp_path):
     faiss.write_index_binary(bits, str(tmp_path / "bits.faiss"))
     with pytest.raises(InputError, match="holds binary codes, which no map moves; index the embeddings"):
         index(tmp_path / "bits.faiss", roles, role="image")
+    lattice = faiss.index_factory(24, "ZnLattice3x10_6")
+    lattice.train(np.ones((9, 24), np.float32))
+    lattice.add(np.ones((9, 24), np.float32))
+    faiss.write_index(lattice, str(tmp_path / "lattice.faiss"))
+    with pytest.raises(
+        InputError, match=r"lattice.faiss: is an IndexLattice, which faiss does not read; index the embed"
+    ):
+        index(tmp_path / "lattice.faiss", roles, role="image")
     index(path, roles, role="image", to=str(tmp_path / "made.faiss"))
     with (
         searcher(path, roles, to=str(tmp_path / "made.faiss")) as search,
-        pytest.raises(BadRowsError, match=r"^queries: row 1 is all zeros; leave it out$"),
+        pytest.raises(BadRowsError, match=r"^queries: row 1 is all zeros; leave out the queries without a direction$"),
     ):
         search.search(np.array([[1.0] * 8, [0.0] * 8]), 3)
     (tmp_path / "both.json").write_text(json.dumps({"text": [0, 60], "image": [50, 200]}))

@@ -288,6 +288,19 @@ def test_columns_of_other_types(tmp_path, roles, documents, kind):
         index(path, roles, role_column="modality", column="modality")
 
 
+def test_vectors_in_a_struct(tmp_path, roles, documents):
+    rows, kinds = documents(5)
+    path = str(tmp_path / "docs.lance")
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), rows.shape[1])
+    outer = pa.StructArray.from_arrays([pa.StructArray.from_arrays([vectors], ["emb"])], ["s"])
+    lance.write_dataset(pa.table({"of": outer, "modality": kinds}), path)
+    for how in ({}, {"column": "of.s.emb"}):
+        with pytest.raises(
+            InputError, match=r"of.s.emb holds .*\[8\] in a struct, expected .*; name another column, or"
+        ):
+            index(path, roles, role_column="modality", **how)
+
+
 def test_the_first_format(tmp_path, roles, documents, mapped):
     """Refused with a command that helps."""
     old, new = str(tmp_path / "old.lance"), str(tmp_path / "new.lance")

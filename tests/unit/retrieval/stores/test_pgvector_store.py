@@ -284,7 +284,9 @@ def test_a_trigger_that_suppresses_updates(store, roles, mapped):
 def test_columns_of_other_types(store, roles):
     url, connection, *_ = store
     connection.execute("ALTER TABLE docs ALTER COLUMN embedding TYPE numeric[]")
-    said = r"docs: embedding holds numeric\[\], expected vector, halfvec, real\[\] or double precision\[\]; convert it"
+    said = (
+        r"docs: embedding holds numeric\[\], expected vector, halfvec, real\[\] or double precision\[\]; name another"
+    )
     for how in ({}, {"column": "embedding"}):
         with pytest.raises(InputError, match=said):
             index(url, roles, role_column="Mode", table="docs", **how)
