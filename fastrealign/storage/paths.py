@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import brief
@@ -46,7 +46,7 @@ def is_path(given: object) -> TypeIs[AnyPath]:
 def paths_of(given: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
     """One path or several, as a list. InputError for what is no path, and for an empty one: it would be the current folder."""
     one_thing = is_path(given) or isinstance(given, bytes) or not isinstance(given, Iterable)
-    listed = [given] if one_thing else list(given)
+    listed: list[Any] = [given] if one_thing else [*cast("Iterable[AnyPath]", given)]
     odd = [one for one in listed if not is_path(one) or not os.fspath(one)]
     if odd:
         from fastrealign.core.row_argument import described  # NumPy, which many a command does without

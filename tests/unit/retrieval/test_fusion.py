@@ -123,7 +123,7 @@ def test_merge_takes_calibrated_scores_of_searchers(rng, tmp_path):
         (
             [(np.array([b"a", None], object), [1.0, 0.5])],
             3,
-            "list 0, ids: a mix of NoneType and bytes, expected all text",
+            r"list 0, ids: element type \|S1, expected text or integers",
         ),
         ([(np.array(["a", 3], object), [1.0, 0.5])], 3, "a mix of int and str, expected all text or all integers"),
         ([([2**70, 1], [1.0, 0.5])], 3, "list 0, ids: integers of more than 64 bits, expected text or integers; give"),
