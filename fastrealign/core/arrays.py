@@ -27,9 +27,9 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.libraries import torch
 from fastrealign.core.list_rows import of_list
-from fastrealign.core.row_argument import Back, RowArgument, described, named, unmasked
+from fastrealign.core.row_argument import Back, RowArgument, named, unmasked
 from fastrealign.core.tensors import is_tensor, plain
-from fastrealign.core.text import one_line
+from fastrealign.core.text import described, one_line
 
 # DLDeviceType of dlpack.h: memory that the CPU can read, pinned or not.
 _IN_MEMORY = (1, 3)

@@ -9,8 +9,8 @@ import torch
 
 from fastrealign.core.backend import DEVICES, choose
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_argument import described
 from fastrealign.core.tensors import is_wrapped
+from fastrealign.core.text import described
 
 # What buffers are cast to for mixed precision.
 _NARROWER = (torch.bfloat16, torch.float16, torch.float32)

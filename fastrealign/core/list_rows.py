@@ -12,8 +12,9 @@ from fastrealign.core.dtypes import NAMES
 from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import count
 from fastrealign.core.libraries import torch
-from fastrealign.core.row_argument import RowArgument, described, unmasked
+from fastrealign.core.row_argument import RowArgument, unmasked
 from fastrealign.core.tensors import is_tensor, plain
+from fastrealign.core.text import described
 
 Take: TypeAlias = Callable[[Any, str], RowArgument]
 

@@ -57,14 +57,6 @@ def unmasked(x: object, name: str) -> np.ndarray:
     return np.asarray(array)
 
 
-def described(x: object) -> str:
-    """The type of x with its article: "a Series", "an Index"; "None" for None."""
-    if x is None:
-        return "None"
-    name = type(x).__name__
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-
-
 def named(names: Iterable[Any]) -> str:
     """The first few names, quoted and separated by commas."""
     shown = [repr(name) for name in itertools.islice(names, 9)]

@@ -13,8 +13,9 @@ import fastrealign._core as _core
 from fastrealign.core import arrays
 from fastrealign.core.dtypes import CODES, EXPECTED, as_dtype
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_argument import Rows, described, unmasked
+from fastrealign.core.row_argument import Rows, unmasked
 from fastrealign.core.tensors import checked_output, is_tensor, on_device, view_of
+from fastrealign.core.text import described
 
 
 def rows_anywhere(x: object, name: str = "embeddings") -> Rows:

@@ -132,6 +132,14 @@ def brief(value: object) -> str:
         return "a number of too many digits"
 
 
+def described(x: object) -> str:
+    """The type of x with its article: "a Series", "an Index"; "None" for None."""
+    if x is None:
+        return "None"
+    name = type(x).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
 def is_utf8(text: str) -> bool:
     """Whether it can be encoded: lone surrogates, which os.fsdecode makes of bytes that are not UTF-8, cannot."""
     try:

@@ -20,8 +20,7 @@ from fastrealign.core.choices import SIDES
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.row_argument import described
-from fastrealign.core.text import brief
+from fastrealign.core.text import brief, described
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.image_paths import Near
 from fastrealign.data.row_ids import IdsOf

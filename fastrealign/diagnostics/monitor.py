@@ -22,7 +22,7 @@ from fastrealign.core.checks import whole
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.libraries import transformers
 from fastrealign.core.optional import optional
-from fastrealign.core.row_argument import described
+from fastrealign.core.text import described
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompose, fixed_frame, is_orthonormal

@@ -20,7 +20,8 @@ from fastrealign.core.arrays import KINDS, take
 from fastrealign.core.errors import InputError
 from fastrealign.core.libraries import pa
 from fastrealign.core.list_rows import of_list, spread, with_none
-from fastrealign.core.row_argument import RowArgument, described, named, unmasked
+from fastrealign.core.row_argument import RowArgument, named, unmasked
+from fastrealign.core.text import described
 from fastrealign.formats import arrow_columns, arrow_schema
 from fastrealign.formats.choose_column import Fit
 

@@ -13,8 +13,9 @@ from fastrealign.core import ops
 from fastrealign.core.bad_rows import Counts
 from fastrealign.core.digest import sha256
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_argument import Rows, described, unmasked
+from fastrealign.core.row_argument import Rows, unmasked
 from fastrealign.core.row_map import RowMap
+from fastrealign.core.text import described
 from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
 from fastrealign.methods.calling import MapsRows

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_argument import described
-from fastrealign.core.text import brief, one_line
+from fastrealign.core.text import brief, described, one_line
 from fastrealign.revision.conversations import IMAGE
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.records import parsed

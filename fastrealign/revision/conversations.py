@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_argument import described
-from fastrealign.core.text import is_utf8
+from fastrealign.core.text import described, is_utf8
 from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES, first_of
 from fastrealign.storage.text_values import id_text
 

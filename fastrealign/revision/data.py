@@ -19,7 +19,7 @@ import torch
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.row_argument import described
+from fastrealign.core.text import described
 from fastrealign.data.lookup import Embeddings, open_embeddings
 from fastrealign.data.options import NoiseOptions, check_choice
 from fastrealign.methods.alignment import Alignment

@@ -20,7 +20,7 @@ import numpy as np
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.row_argument import described
+from fastrealign.core.text import described
 from fastrealign.revision.answers import Answer, Item, read_answers, read_items, write_answers, write_items
 from fastrealign.revision.conversations import IMAGE
 from fastrealign.revision.templates import Template, left_padded, pad_token

@@ -195,7 +195,7 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     if began != now["processes"]:
         raise InputError(
             f"{out}: the run in it cannot be resumed by {count(now['processes'], 'process')}: it began with {began}, whose "
-            f"batches make up a step; use torchrun --nproc-per-node {began}, or choose another out"
+            f"batches make up a step; use torchrun --nproc-per-node {began} -m fastrealign train ..., or choose another out"
             if began > 1
             else f"{out}: the run in it cannot be resumed by {now['processes']} processes: it began with one; leave out "
             "torchrun, or choose another out"

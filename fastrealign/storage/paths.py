@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.text import brief
+from fastrealign.core.text import brief, described
 from fastrealign.storage.retry import filesystem
 from fastrealign.storage.url import Url
 
@@ -49,8 +49,6 @@ def paths_of(given: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
     listed: list[Any] = [given] if one_thing else [*cast("Iterable[AnyPath]", given)]
     odd = [one for one in listed if not is_path(one) or not os.fspath(one)]
     if odd:
-        from fastrealign.core.row_argument import described  # NumPy, which many a command does without
-
         plain = isinstance(odd[0], (str, bytes, int, type(None)))
         raise InputError(f"{brief(odd[0]) if plain else described(odd[0])}: expected a path, or a list of paths")
     return listed
