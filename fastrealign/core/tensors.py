@@ -10,6 +10,7 @@ import numpy as np
 from fastrealign.core.dtypes import BFLOAT16, EXPECTED
 from fastrealign.core.errors import InputError
 from fastrealign.core.libraries import torch
+from fastrealign.core.text import described
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -45,13 +46,15 @@ def plain(x: torch.Tensor, name: str) -> torch.Tensor:
     """
     if type(x) is torch.Tensor and not x.is_nested:
         return _plain(x, name)
-    with torch._C.DisableTorchFunctionSubclass():  # a subclass may override these attributes
+    # Private, as in torch's own subclasses: a subclass may override the attributes asked for, and only its dispatch keys say
+    # that it keeps its rows in other tensors. torch 2.6 has both, as 2.14.
+    with torch._C.DisableTorchFunctionSubclass():
         if x.is_nested:
             join = "stack" if x.dim() == 2 else "cat"  # of vectors, or of matrices
             raise InputError(f"{name}: a nested tensor, expected (rows, width); pass torch.{join}(x.unbind())")
         if torch._C._dispatch_keys(x).has(torch._C.DispatchKey.Python):
             instead = "; pass x.full_tensor() or x.to_local()" if hasattr(x, "full_tensor") else ""
-            raise InputError(f"{name}: a {type(x).__name__}, expected a tensor that holds its rows itself{instead}")
+            raise InputError(f"{name}: {described(x)}, expected a tensor that holds its rows itself{instead}")
         return _plain(x.as_subclass(torch.Tensor), name)
 
 

@@ -169,7 +169,7 @@ class GapMonitor:
 
     def _append(self, log: Path, record: GapRecord, frame: Frame | None) -> None:
         """Add a line to the log, and save the frame if it is fixed now. Nothing is written if the log has changed."""
-        with open_briefly(log) as lines:
+        with open_briefly(log, "another log") as lines:
             if lines.size > self._size and b"\n" not in lines.text()[self._size :]:
                 lines.cut(self._size)  # part of a line, which could not be removed when writing it failed
             if lines.size != self._size:
@@ -260,7 +260,7 @@ class GapMonitor:
         )
 
     def _resume(self, log: Path) -> None:
-        with open_briefly(log) as lines:
+        with open_briefly(log, "another log") as lines:
             self.records, self._size = parse_log(lines.text(), log)
             lines.cut(self._size)
         fixed = next((record for record in self.records if record.fixed), None)

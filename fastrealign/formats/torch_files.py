@@ -19,6 +19,7 @@ import numpy as np
 from fastrealign.core.dtypes import NAMES
 from fastrealign.core.errors import InputError, changed
 from fastrealign.core.libraries import torch
+from fastrealign.core.text import described
 from fastrealign.formats.base import no_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, other_split, with_alternatives
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
@@ -96,7 +97,7 @@ class TorchShard(MatrixShard):
             return None, value
         if not isinstance(value, dict):
             raise InputError(
-                f"{self.path}: holds a {type(value).__name__}, expected a matrix or a dict with a matrix among its values"
+                f"{self.path}: holds {described(value)}, expected a matrix or a dict with a matrix among its values"
             )
         found = [Candidate(str(name), _holds(one), _fit(one)) for name, one in value.items()]
         self._candidates = [
@@ -220,4 +221,4 @@ def _fit(value: Any) -> Fit:
 def _holds(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
+    return described(value)

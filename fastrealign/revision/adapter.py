@@ -16,7 +16,7 @@ import torch
 
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
-from fastrealign.core.text import one_line
+from fastrealign.core.text import described, one_line
 from fastrealign.storage.atomic import AtomicFile
 
 LAYOUTS = {
@@ -150,7 +150,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     held: Any = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(held, dict):
-        raise InputError(f"{path}: holds a {type(held).__name__}, expected a dict of tensors")
+        raise InputError(f"{path}: holds {described(held)}, expected a dict of tensors")
     named = {_key(str(name)): value for name, value in held.items() if isinstance(value, torch.Tensor)}
     return {key: value for key, value in named.items() if key is not None}
 

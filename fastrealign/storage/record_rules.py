@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fastrealign.core.text import described
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -41,7 +43,7 @@ FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 def broken(record: object, rules: dict[str, Rule]) -> str | None:
     """Which value of a record breaks its rule, in words; None if none does."""
     if not isinstance(record, dict):
-        return f"a {type(record).__name__} where a record is expected"
+        return f"{described(record)} where a record is expected"
     for name, rule in rules.items():
         value = record.get(name)
         if not rule.holds(value):

@@ -13,6 +13,7 @@ from pathlib import Path
 import corpus
 import numpy as np
 import pytest
+import sources
 
 import fastrealign as fr
 from fastrealign.cli import main as cli
@@ -329,27 +330,14 @@ def test_embeddings_given_to_embed(tmp_path, x, what):
     assert "but embeddings" in message and "pass them to fastrealign align" in message
 
 
-# What messages of the package say, without docstrings: the text of every string, with "…" for what is put into it.
-def strings():
-    for path in sorted(ROOT.rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            if id(node) in inside or id(node) in docs:
-                continue
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield path.relative_to(ROOT).as_posix(), node.value
-            elif isinstance(node, ast.JoinedStr):
-                yield (
-                    path.relative_to(ROOT).as_posix(),
-                    "".join(
-                        getattr(part, "value", "…") if isinstance(part, ast.Constant) else "…" for part in node.values
-                    ),
-                )
-
-
-MESSAGES = [(where, text) for where, text in strings() if " " in text]
+def messages() -> list[tuple[str, str]]:
+    """File and text of each string of the package that has a space, docstrings apart."""
+    return [
+        (path.relative_to(ROOT).as_posix(), text)
+        for path in sorted(ROOT.rglob("*.py"))
+        for _, text in sources.texts(path)
+        if " " in text
+    ]
 
 
 def parsers() -> dict[str, set[str]]:
@@ -372,7 +360,7 @@ def test_every_option_that_a_message_names_is_one():
     every = set().union(*options.values()) | of_others
     named = [
         (where, option, text)
-        for where, text in MESSAGES
+        for where, text in messages()
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text)
     ]
     assert len(named) > 60
@@ -384,7 +372,7 @@ def test_every_option_that_a_message_names_is_one():
             assert option in trained | options["convert"] | of_others, (where, text)
         else:
             assert option in every or where == "gap_report/svg.py", (where, text)
-    for where, text in MESSAGES:  # an option after a command is one of that command
+    for where, text in messages():  # an option after a command is one of that command
         for command, rest in re.findall(r"fastrealign ((?:train )?[a-z0-9]+)\b([^;`\n]*)", text):
             if command in options:
                 assert set(re.findall(r"(?<![\w-])--[a-z-]+", rest)) <= options[command], (where, text)
@@ -397,7 +385,7 @@ def test_every_package_that_a_message_names_is_known():
     extras = project["optional-dependencies"]
     packages = {re.split(r"[\[<>=]", one)[0] for of in (project["dependencies"], *extras.values()) for one in of}
     found = 0
-    for where, text in MESSAGES:
+    for where, text in messages():
         for what in re.findall(r"pip install (?:-U |-e )?('[^']+'|[\w.-]+)", text):
             name, _, extra = what.strip("'").rstrip("]").partition("[")
             found += 1
@@ -414,7 +402,7 @@ def test_every_package_that_a_message_names_is_known():
 
 def test_every_function_that_a_message_names_is_there():
     found = 0
-    for where, text in MESSAGES:
+    for where, text in messages():
         for name in re.findall(r"\b(?:fastrealign|numpy|torch|torch_ops|faiss)\.[A-Za-z_][\w.]*\w", text):
             if re.search(r"\.(py|md|yaml|safetensors|jsonl|json|npy|faiss)$", name) or name.startswith(
                 "fastrealign.org"

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import sources
 
 import fastrealign
 
@@ -25,7 +26,7 @@ MODULES = [
 def _examples(module: ModuleType) -> Iterator[doctest.DocTest]:
     """One test for each docstring with examples, of decorated functions too, which doctest's own finder passes over."""
     path = Path(str(module.__file__))
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(sources.tree(path)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ">>>" in (
             text := ast.get_docstring(node) or ""
         ):

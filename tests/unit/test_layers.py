@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import sources
 
 import fastrealign
 
@@ -88,7 +89,7 @@ def _imports(module: str) -> Iterator[Import]:
             function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
             yield from visit(child, typing, inside or function)
 
-    yield from visit(ast.parse(MODULES[module].read_text()), False, False)
+    yield from visit(sources.tree(MODULES[module]), False, False)
 
 
 @cache
@@ -182,7 +183,7 @@ OPTIONAL |= {"ray", "scipy", "sklearn", "torch", "transformers", "triton", "yaml
 def _at_the_top(module: str) -> set[str]:
     """The libraries that a module imports when it is imported."""
     found = set()
-    for node in ast.parse(MODULES[module].read_text()).body:
+    for node in sources.tree(MODULES[module]).body:
         for child in ast.walk(node) if isinstance(node, ast.Try) else [node]:
             if isinstance(child, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in child.names}
@@ -263,7 +264,7 @@ def test_no_function_takes_more_than_eight_parameters():
     for module, path in MODULES.items():
         if module.startswith("fastrealign.kernels"):  # a Triton kernel takes pointers, strides and sizes one by one
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(sources.tree(path)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name not in PUBLIC:
                 given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
                 count = sum(arg.arg not in ("self", "cls") for arg in given)

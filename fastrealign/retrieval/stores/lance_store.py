@@ -117,7 +117,7 @@ class LanceStore:
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
         if self._data.data_storage_version in _FIRST_FORMAT:
             raise InputError(
-                f"{self.where}: is in the first format of Lance, which takes no empty columns; write it anew: "
+                f"{self.where}: is in the first format of Lance, which takes no empty columns; rewrite it: "
                 "lance.write_dataset(lance.dataset(OLD), NEW, data_storage_version='stable')"
             )
         kind = pa.list_(pa.from_numpy_dtype(written_dtype(self.dtype)), dim)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sources
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, shortage
@@ -196,22 +197,10 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 OTHERS = {"gap_report/svg.py", "retrieval/apply_recipe.py", "revision/config_file.py"}
 
 
-def of_messages(tree):
-    """(line, text) of each string in code, apart from docstrings and what `core.wording` is given."""
-    nodes = [tree]
-    while nodes:
-        node = nodes.pop()
-        called = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("either", "option")
-        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if called or docstring or (isinstance(node, ast.keyword) and node.arg == "command"):
-            continue
-        if isinstance(node, ast.JoinedStr):
-            yield node.lineno, "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-            nodes += [part for part in node.values if not isinstance(part, ast.Constant)]
-            continue
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.lineno, node.value
-        nodes += ast.iter_child_nodes(node)
+def is_worded(node: ast.AST) -> bool:
+    """Whether `core.wording` is given this, or the parser of a command."""
+    called = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("either", "option")
+    return called or (isinstance(node, ast.keyword) and node.arg == "command")
 
 
 def test_options_are_spelt_by_one_module():
@@ -221,7 +210,7 @@ def test_options_are_spelt_by_one_module():
         f"{name}:{line}: {text}"
         for path in root.rglob("*.py")
         if (name := path.relative_to(root).as_posix()) not in OTHERS and not name.startswith("cli/")
-        for line, text in of_messages(ast.parse(path.read_text()))
+        for line, text in sources.texts(path, passed_over=is_worded)
         if FLAG.search(text) and "fastrealign " not in text
     ]
     assert found == []

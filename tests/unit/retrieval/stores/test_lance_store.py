@@ -305,9 +305,9 @@ def test_the_first_format(tmp_path, roles, documents, mapped):
     """Refused with a command that helps."""
     old, new = str(tmp_path / "old.lance"), str(tmp_path / "new.lance")
     lance.write_dataset(table_of(*documents(20)), old, data_storage_version="legacy")
-    with pytest.raises(InputError, match=r"is in the first format of Lance, .*write it anew: ") as error:
+    with pytest.raises(InputError, match=r"is in the first format of Lance, .*rewrite it: ") as error:
         index(old, roles, role_column="modality")
-    said = str(error.value).partition("write it anew: ")[2]
+    said = str(error.value).partition("rewrite it: ")[2]
     exec(said.replace("OLD", repr(old)).replace("NEW", repr(new)), {"lance": lance})
     assert index(new, roles, role_column="modality").rows == 20
 
