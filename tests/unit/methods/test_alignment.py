@@ -363,7 +363,7 @@ SAMPLING = dataclasses.asdict(Sampling("updated", 5, 5, 10, 10, None))
         ({"sampling": [1]}, r"'sampling' is \[1\], expected a record or null"),
         ({"sampling": {"how": "updated", "rows_source": "x"}}, "'rows_source' is 'x', expected a whole number"),
         ({"sampling": SAMPLING | {"generations": 3}}, "'generations' is 3, expected a list or null"),
-        ({"sampling": SAMPLING | {"generations": [7]}}, "a int where a record is expected"),
+        ({"sampling": SAMPLING | {"generations": [7]}}, "an int where a record is expected"),
         (
             {"sampling": SAMPLING | {"generations": [{"rows_source": 5, "rows_target": 5, "decay": 1.5}]}},
             "'decay' is 1.5, expected a number above 0, at most 1",
