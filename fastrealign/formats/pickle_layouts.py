@@ -61,7 +61,7 @@ class AnyPickleShard(PickleShard):
         if isinstance(value, np.ndarray):
             value = {EMBED: value}
         if not isinstance(value, dict) or not value:
-            raise InputError(f"{self.path}: holds a {kind_of(value)}, expected a list or a dict with embeddings")
+            raise InputError(f"{self.path}: holds {kind_of(value)}, expected a list or a dict with embeddings")
         if all(isinstance(part, dict) for part in value.values()):
             return [{"id": name, **item} for name, item in self._chosen(value).items()]
         if any(_is_matrix(part) or (name in USUAL_NAMES and _is_sequence(part)) for name, part in value.items()):
@@ -133,7 +133,7 @@ def _fit(value: Any) -> Fit:
 
 
 def _holds(value: object) -> str:
-    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {kind_of(value)}"
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else kind_of(value)
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fastrealign.core.dtypes import CODES, common_dtype
 from fastrealign.core.errors import InputError, changed
+from fastrealign.core.text import described
 from fastrealign.formats.base import Shard, ShardWriter, native_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, of_side
 from fastrealign.formats.unpickler import Refused, load
@@ -100,7 +101,7 @@ class PickleShard(Shard):
         for at, item in enumerate(items):
             if not isinstance(item, dict):
                 raise InputError(
-                    f"{self.path}: item {at} is a {kind_of(item)}, expected a dict with 'id' and {self.key!r}"
+                    f"{self.path}: item {at} is {kind_of(item)}, expected a dict with 'id' and {self.key!r}"
                 )
             embed = item.get(self.key)
             if embed is None:
@@ -140,16 +141,14 @@ class PickleShard(Shard):
         items = load(self.path)
         if not isinstance(items, list):
             raise InputError(
-                f"{self.path}: holds a {kind_of(items)}, expected a list of items; "
+                f"{self.path}: holds {kind_of(items)}, expected a list of items; "
                 "`fastrealign convert` reads some other layouts"
             )
         return items
 
     def _width(self, embed: object, at: int) -> int:
         if not isinstance(embed, np.ndarray):
-            raise InputError(
-                f"{self.path}: item {at}: {self.key!r} is a {kind_of(embed)}, expected a NumPy float array"
-            )
+            raise InputError(f"{self.path}: item {at}: {self.key!r} is {kind_of(embed)}, expected a NumPy float array")
         if not _one_vector(embed):
             raise InputError(
                 f"{self.path}: item {at}: {self.key!r} has shape {embed.shape}, expected (width,) or (1, width)"
@@ -198,9 +197,10 @@ def _one_vector(array: np.ndarray) -> bool:
 
 def shown_key(key: object) -> str:
     """A key for messages, of bounded length."""
-    text = repr(key) if isinstance(key, (str, bytes, int, float)) else f"a {kind_of(key)}"
+    text = repr(key) if isinstance(key, (str, bytes, int, float)) else kind_of(key)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def kind_of(value: object) -> str:
-    return "ndarray" if isinstance(value, np.ndarray) else type(value).__name__
+    """The type of a value with its article; "an ndarray" for the array of the unpickler's own class, too."""
+    return "an ndarray" if isinstance(value, np.ndarray) else described(value)
