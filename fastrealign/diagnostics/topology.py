@@ -34,12 +34,15 @@ class Topology:
         float64 (POINTS,): cosines.
     x, y : ndarray
         float64 (POINTS,): the densities on the grid, per unit of cosine.
+    other_rows : float
+        Standard error of `divergence` over other rows like these, where `divergence.error` is over samples of the rows given.
     """
 
     divergence: Estimate
     grid: np.ndarray
     x: np.ndarray
     y: np.ndarray
+    other_rows: float
 
 
 @computes
@@ -89,12 +92,13 @@ def angular_topology(x: RowsLike, y: RowsLike, *, rows: int | None = 2000, seed:
     step = grid[1] - grid[0]
     spread_x = np.array([jensen_shannon(p, whole_y, step) for p in without_x])
     spread_y = np.array([jensen_shannon(whole_x, p, step) for p in without_y])
-    of_x, of_y = (_jackknife(s) * side.left_out for s, side in zip((spread_x, spread_y), sides, strict=True))
-    error = np.hypot(of_x, of_y)
+    error_x, error_y = _jackknife(spread_x), _jackknife(spread_y)
+    error = np.hypot(error_x * sides[0].left_out, error_y * sides[1].left_out)
     whole = all(side.left_out == 0.0 for side in sides)
     value = jensen_shannon(whole_x, whole_y, step)
     n = max(side.n for side in sides)
-    return Topology(Estimate(value, float(error), n, None if whole else seed), grid, whole_x, whole_y)
+    divergence = Estimate(value, float(error), n, None if whole else seed)
+    return Topology(divergence, grid, whole_x, whole_y, float(np.hypot(error_x, error_y)))
 
 
 def jensen_shannon(p: np.ndarray, q: np.ndarray, step: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastrealign.core.formatting import listed, percent
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, KEPT, MIXING, SEARCH, Outcome
-from fastrealign.gap_report.report_data import Measured
+from fastrealign.gap_report.report_data import HALF, Measured
 
 # A method is named beside the one advised if it keeps this much more of the neighbours; less than ALIKE decides nothing.
 MORE_KEPT, ALIKE = 0.05, 0.01
@@ -58,7 +58,7 @@ def advice_of(report: Measured) -> str:
     elif not parts:
         parts.append(f"leave the source as it is: {_idle(report, idle)}")
     text = "; ".join(parts)
-    if report.fitted_on is not None:
+    if report.few:
         text += "; this was found with few rows, so look again with more"
     if report.swapped:
         return f"Swap the sides first, text is the source; as they are, {text}."
@@ -140,7 +140,7 @@ def _kinder(report: Measured, of: list[Use], method: str) -> str:
 
 
 def _idle(report: Measured, idle: str) -> str:
-    if report.same >= 0.5:
+    if report.same >= HALF:
         return "both sides hold the same embeddings"
     if len(report.methods) == 1:
         return "no method was asked to close the gap"

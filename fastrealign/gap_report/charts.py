@@ -73,7 +73,7 @@ def plane(report: Measured) -> Drawing:
         "Horizontally the direction from the mean of the source (0) to that of the target, vertically the direction of most "
         "variance within the sides at right angles to it (in lengths of unit rows): points are rows, large dots the means; the "
         "share above a panel is mixing, among the 20 nearest neighbours in the full space.",
-        f"n = {len(report.plane.target):,} rows of each side drawn, mixing around {report.outcomes[MIXING].n:,} rows among all "
+        f"n = {_drawn(len(points[1]), len(points[0]))} drawn, mixing around {report.outcomes[MIXING].n:,} rows among all "
         f"{sum(report.measured):,}, seed {report.seed}; ± 95 % interval",
         tuple(panels),
     )
@@ -132,7 +132,8 @@ def angles(report: Measured) -> Drawing:
         verdict.angles_title(report),
         "Densities of the pairwise cosines within each side; the closer a line is to the shaded target, the smaller its "
         "Jensen-Shannon divergence, which the legend has (in nats; 0 to 0.69).",
-        f"n = {first.divergence.n:,} rows of each side, all pairs of them, seed {report.seed}; ± standard error",
+        f"n = {_drawn(*(min(first.divergence.n, rows) for rows in report.measured))}, all pairs of them, seed "
+        f"{report.seed}; ± standard error",
         (("angles", figure),),
     )
 
@@ -171,16 +172,16 @@ def sizes(report: Measured) -> Drawing:
     """The gap that ReAlign leaves when it is fitted on samples of growing size."""
     figure, axes = _axes(WIDE)
     trials = report.sizes[:-1]
-    colour = COLOURS["realign"]
+    colour, measured = COLOURS["realign"], "other" if report.fitted_on else "all"
     if trials:
         for size in trials:
             axes.loglog([size.rows] * len(size.gaps), size.gaps, "o", ms=4, mew=0, alpha=0.5, color=colour)
         medians = [float(np.median(size.gaps)) for size in report.sizes]
         axes.loglog([size.rows for size in report.sizes], medians, color=colour, lw=1.5, label="ReAlign, median")
     last = report.sizes[-1]
-    axes.loglog([last.rows], last.gaps, "D", ms=5, color=colour, label="fitted on all rows")
+    axes.loglog([last.rows], last.gaps, "D", ms=5, color=colour, label=f"fitted on {verdict.fitted_rows(report)}")
     axes.axhline(report.gap_before, color=COLOURS["none"], ls=DASHES["none"], lw=1.2, label="gap before")
-    axes.set(xlabel="rows of each side that it was fitted on", ylabel="gap left on all rows (0 to 2)")
+    axes.set(xlabel="rows of each side that it was fitted on", ylabel=f"gap left on {measured} rows (0 to 2)")
     axes.set_ylim(top=max(axes.get_ylim()[1], LEAST))  # gaps that are rounding alone stay at the bottom
     _logarithmic(axes)
     axes.legend(loc="lower left")
@@ -190,8 +191,8 @@ def sizes(report: Measured) -> Drawing:
     return Drawing(
         "sizes",
         verdict.sizes_title(report),
-        "ReAlign fitted on samples of growing size, the gap measured on all rows: where the line is level, more rows would "
-        "change nothing.",
+        f"ReAlign fitted on samples of growing size, the gap measured on {measured} rows: where "
+        "the line is level, more rows would change nothing.",
         f"{_rows(report)}; {number_of}",
         (("sizes", figure),),
     )
@@ -273,6 +274,11 @@ def _log_ticks(axis: Axis) -> None:
 
 def _rows(report: Measured) -> str:
     return f"n = {report.measured[0]:,} + {report.measured[1]:,} rows (source + target), seed {report.seed}"
+
+
+def _drawn(source: int, target: int) -> str:
+    """The rows drawn: "300 rows of each side", "40 source and 300 target rows"."""
+    return f"{source:,} rows of each side" if source == target else f"{source:,} source and {target:,} target rows"
 
 
 def _short(name: str, most: int) -> str:

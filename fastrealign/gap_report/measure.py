@@ -28,9 +28,10 @@ from fastrealign.diagnostics.second_moments import Covariance, covariance, diffe
 from fastrealign.diagnostics.topology import angular_topology, instance_cosine, pairwise_correlation
 from fastrealign.diagnostics.unit_rows import Estimate, count_rows, mean_estimate, paired_blocks, sample
 from fastrealign.gap_report.by_length import lengths_of
+from fastrealign.gap_report.copies import MANY
 from fastrealign.gap_report.outcomes import means_of
 from fastrealign.gap_report.refits import across_domains, fit_realign, sample_sizes
-from fastrealign.gap_report.report_data import MethodFigures, Pairs, Plane, Side, Spectrum
+from fastrealign.gap_report.report_data import HALF, MethodFigures, Pairs, Plane, Side, Spectrum
 from fastrealign.gap_report.result import GapReport
 from fastrealign.gap_report.scoring import Judge
 from fastrealign.gap_report.sides import MIXING_K, OWN, ReportOptions, Sides, open_and_draw
@@ -95,6 +96,7 @@ def measure_gap(source: RowsLike, target: RowsLike, options: ReportOptions, prog
         gap_before=gap_before,
         means=means,
         fitted_on=(sides.to_fit[1].rows, sides.to_fit[0].rows) if any(sides.held_out) else None,
+        reused=sides.reused,
         target_spectrum=work.spectrum(work.of_x, "target"),
         methods=figures,
         outcomes=work.judge.outcomes({**gaps, "none": gap_before}, means, tests),
@@ -140,6 +142,11 @@ class _Work:
         self.among_x, self.y_to_x = _search(self.x, of_x, from_x, from_y)
         self.among_y, self.x_to_y = _search(self.y, of_y, from_y, from_x)
         self.same = float(np.mean(self.y_to_x.cosines[:, 0] > 1 - SAME))
+        if MANY <= self.same < HALF:
+            self.notes[
+                f"about {100 * self.same:.0f} % of the source's rows are in the target, too; check that no file is on both "
+                "sides"
+            ] = None
         self.frame: Frame | None = None
         if sides.pairs is not None:
             self.frame = self.or_note("U and V", lambda: fixed_frame(self.of_x, self.of_y))

@@ -10,6 +10,9 @@ from fastrealign.diagnostics import Decomposition, Drift, Estimate, Mixing, Powe
 from fastrealign.gap_report.by_length import Lengths
 from fastrealign.gap_report.outcomes import Classes, Means, Outcome, Search
 
+# Above this share of rows that are on both sides, the sides count as the same.
+HALF = 0.5
+
 
 @dataclass(frozen=True)
 class Side:
@@ -172,6 +175,9 @@ class Measured:
         Whether that is more than chance.
     fitted_on : tuple of int or None
         (source rows, target rows) that the methods were fitted on, where rows are few; they are measured on the others.
+    reused : bool
+        Rows are few, and too few to be fitted on one half and measured on the other: methods are measured on rows that they
+        were fitted on.
     target_spectrum : Spectrum
     methods : dict of MethodFigures
         By name: "none", then the others in the order asked for.
@@ -209,6 +215,7 @@ class Measured:
     gap_before: float
     means: Means
     fitted_on: tuple[int, int] | None
+    reused: bool
     target_spectrum: Spectrum
     methods: dict[str, MethodFigures]
     outcomes: dict[str, Outcome]
@@ -225,6 +232,18 @@ class Measured:
     domains: Domains | None
     notes: tuple[str, ...]
     by_length: Lengths | None = None
+
+    @property
+    def few(self) -> bool:
+        """Whether rows are few for their width: with more, methods may do better or worse."""
+        return self.reused or self.fitted_on is not None
+
+    @property
+    def halved(self) -> dict[str, int]:
+        """The sides of which methods were fitted on one half and measured on the other: the rows that were fitted on."""
+        drawn = {"source": self.source.rows, "target": self.target.rows}
+        fitted = zip(drawn, self.fitted_on or drawn.values(), strict=True)
+        return {side: rows for side, rows in fitted if rows != drawn[side]}
 
     @property
     def measured(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastrealign.core import checks
 from fastrealign.core.errors import FitWarning, InputError
-from fastrealign.core.formatting import count
+from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
 from fastrealign.data.pair import open_both
 from fastrealign.data.row_source import RowsLike, RowSource
@@ -26,6 +26,7 @@ from fastrealign.diagnostics.unit_rows import count_rows, draw, open_sides, pick
 from fastrealign.gap_report.by_length import binned
 from fastrealign.gap_report.class_labels import ValuesLike, both_labels, coded, drawn_labels, left_out
 from fastrealign.gap_report.copies import copies_of, halves, independent, numbered, things
+from fastrealign.gap_report.outcomes import LEAST
 from fastrealign.gap_report.row_lengths import row_lengths
 from fastrealign.methods.fit_options import check_method
 
@@ -100,6 +101,7 @@ class Sides:
     notes    warnings about the rows as they were named
     numbers  of the rows of x and y, the same for equal ones
     independent  of (target, source) the number of different rows whose mean is as uncertain as that of the rows drawn
+    reused   rows are few and yet methods are fitted on those measured, as two halves of them could not be
     lengths  of the captions of the source rows drawn
     """
 
@@ -115,6 +117,7 @@ class Sides:
     notes: tuple[str, ...]
     numbers: tuple[np.ndarray, np.ndarray]
     independent: tuple[int, int]
+    reused: bool
     lengths: np.ndarray | None = None
 
     @property
@@ -152,9 +155,9 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     if lengths is not None:
         binned(lengths[numbers[1]])  # raises where they make no bins
     drawn = named_labels and [drawn_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
-    (x, same_x), (y, same_y) = (_numbered(*_hold(side, at, progress)) for side, at in zip(given, numbers, strict=True))
-    same = [same_x, same_y]
-    parts = _parts((x, y), same, options.seed)
+    (x, unit_x), (y, unit_y) = (_hold(side, at, progress) for side, at in zip(given, numbers, strict=True))
+    same = [numbered(unit_x), numbered(unit_y)]
+    parts, reused = _parts((x, y), same, options.seed)
     (to_measure, to_fit) = [[_part(side, half) for side, half in zip((x, y), of, strict=True)] for of in parts]
     labels = None
     notes = [str(warning.message) for warning in caught]
@@ -163,10 +166,21 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
         (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in parts)
         labels = Labels(names, of_x, of_y, (fitted[0], fitted[1]), x.rows == y.rows)
         notes += [left_out(side.name, code) for side, code in zip((x, y), codes, strict=True)]
-    pairs, sides_drawn = None, (x, y)
+    pairs, pairs_of, sides_drawn = None, count_rows(given[0]), (x, y)
     x, y = to_measure
     if of_pairs is not None:
-        first, second = (_hold(side, draw(count_rows(side), PAIRS, options.seed), progress)[0] for side in of_pairs)
+        held = [_hold(side, draw(count_rows(side), PAIRS, options.seed), progress) for side in of_pairs]
+        others = _others([unit for _, unit in held], [unit_x, unit_y], parts[1])
+        first, second = (side for side, _ in held)
+        pairs_of = count_rows(of_pairs[0])
+        if out := int((~others).sum()):
+            drawn_pairs = f"pairs: {out:,} of {len(others):,} {does(out, 'have')} a row that methods are fitted on"
+            if others.sum() < LEAST:
+                notes.append(f"{drawn_pairs}: other rows are found less often")
+            else:
+                notes.append(f"{drawn_pairs}; measured on the others")
+                first, second = (_part(side, np.flatnonzero(others)) for side in (first, second))
+                pairs_of = max(round(pairs_of * others.mean()), first.rows)
         pairs = first, second
     elif options.pairs:
         some = draw(x.rows, PAIRS, options.seed)
@@ -179,18 +193,24 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
         y,
         (to_fit[0], to_fit[1]),
         pairs,
-        count_rows((of_pairs or given)[0]),
+        pairs_of,
         domains,
         labels,
         tuple(filter(None, notes)),
         (same[0][parts[0][0]], same[1][parts[0][1]]),
         (independent(same[0]), independent(same[1])),
+        reused,
         None if lengths is None else lengths[numbers[1]],
     )
 
 
-def _parts(sides: tuple[ArraySource, ArraySource], numbers: list[np.ndarray], seed: int) -> list[list[Rows]]:
-    """Which rows of (target, source) are measured, and which methods are fitted on; the same of sides with as many rows."""
+def _parts(
+    sides: tuple[ArraySource, ArraySource], numbers: list[np.ndarray], seed: int
+) -> tuple[list[list[Rows]], bool]:
+    """Which rows of (target, source) are measured, and which methods are fitted on; the same of sides with as many rows.
+
+    And whether these are the same rows of a side that has few, as it could not be halved.
+    """
     whole: list[list[Rows]] = [[slice(None), slice(None)], [slice(None), slice(None)]]
     parts = [row[:] for row in whole]
     if sides[0].rows == sides[1].rows:
@@ -200,9 +220,22 @@ def _parts(sides: tuple[ArraySource, ArraySource], numbers: list[np.ndarray], se
             for half, which in enumerate(halves(numbers[at], np.random.default_rng([seed, side.rows]))):
                 # Too few to be measured, or all alike, to which nothing is fitted.
                 if len(which) <= MIXING_K or covariance(_part(side, which)).trace < FLOOR:
-                    return whole
+                    return whole, True
                 parts[half][at] = which
-    return parts
+    return parts, False
+
+
+def _others(pairs: list[np.ndarray], sides: list[np.ndarray], to_fit: list[Rows]) -> np.ndarray:
+    """Which pairs have no row that methods are fitted on, where these are other rows than those measured: bool (n,).
+
+    pairs, sides   unit rows of (target, source); to_fit: which of the sides'
+    """
+    found = np.ones(len(pairs[0]), bool)
+    for rows, side, which in zip(pairs, sides, to_fit, strict=True):
+        if not isinstance(which, slice):
+            of = numbered(np.concatenate([side[which], rows]))
+            found &= ~np.isin(of[len(which) :], of[: len(which)])
+    return found
 
 
 def _part(side: ArraySource, which: Rows) -> ArraySource:
@@ -212,11 +245,6 @@ def _part(side: ArraySource, which: Rows) -> ArraySource:
 def _check_width(sides: tuple[RowSource, RowSource], d: int, what: str) -> None:
     if sides[0].d != d:
         raise InputError(f"{what} {sides[0].d} wide, source and target {d}; all must come from one encoder pair")
-
-
-def _numbered(rows: ArraySource, unit: np.ndarray) -> tuple[ArraySource, np.ndarray]:
-    """Rows in memory, and of each the number that it shares with its copies."""
-    return rows, numbered(unit)
 
 
 def _hold(source: RowSource, numbers: np.ndarray, progress: Progress) -> tuple[ArraySource, np.ndarray]:

@@ -176,10 +176,14 @@ def basis(report: Measured) -> str:
         for side, what in ((report.source, "source"), (report.target, "target"))
     ]
     fitted = ""
-    if report.fitted_on is not None:
-        fitted = (
-            f", methods fitted on {report.fitted_on[0]:,} + {report.fitted_on[1]:,} of them and measured on the others"
-        )
+    if len(report.halved) == 1:
+        [(side, rows)] = report.halved.items()
+        fitted = f", methods fitted on {rows:,} of the {side} rows and measured on the others"
+    elif report.halved:
+        rows_of = " + ".join(f"{rows:,}" for rows in report.halved.values())
+        fitted = f", methods fitted on {rows_of} of them and measured on the others"
+    elif report.reused:
+        fitted = ", methods fitted on the rows that they are measured on"
     return f"{sides[0]}, {sides[1]}{fitted}, width {report.dim}, seed {report.seed}"
 
 

@@ -9,10 +9,10 @@ from fastrealign.diagnostics.mean_gap import cosine
 from fastrealign.gap_report.advice import FAR, by_chance, choice, uses
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, MIXING, SEARCH, Outcome
-from fastrealign.gap_report.report_data import Domains, Measured
+from fastrealign.gap_report.report_data import HALF, Domains, Measured
 
-# Above this share of rows that are on both sides, the sides count as the same.
-HALF = 0.5
+# A slope that changes by more than this share is not kept.
+KEEPS = 0.1
 
 
 def verdict_of(report: Measured) -> str:
@@ -40,13 +40,20 @@ def findings(report: Measured) -> list[str]:
         first = "as the first" if rank == SEARCH[0] else f"among the first {rank.partition('@')[2]}"
         found[rank] = f"{{}} of source rows find their own target row {first} of {search.pool:,}"
         found[SEARCH[3]] = "In one index of both sides {} find it among the first 10"
-    few = []
-    if report.fitted_on is not None:
-        few = [
-            f"Methods were fitted on {report.fitted_on[0]:,} source and {report.fitted_on[1]:,} target rows, few for a width "
-            f"of {report.dim}: with more, they may do better."
+    return [_gap(report), *(_effects(report.outcomes[name], text) for name, text in found.items()), *_few(report)]
+
+
+def _few(report: Measured) -> list[str]:
+    """What few rows mean for the methods that were fitted on them."""
+    if len(report.methods) == 1 or not report.few:
+        return []
+    if report.reused:
+        return [
+            f"Rows are few for a width of {report.dim}, too few to fit methods on one half and measure on the other: on rows "
+            "that they were not fitted on, methods leave a larger gap."
         ]
-    return [_gap(report), *(_effects(report.outcomes[name], text) for name, text in found.items()), *few]
+    rows = listed([f"{rows:,} {side}" for side, rows in report.halved.items()])
+    return [f"Methods were fitted on {rows} rows, few for a width of {report.dim}: with more, they may do better."]
 
 
 def headline(report: Measured) -> str:
@@ -121,7 +128,7 @@ def plane_title(report: Measured) -> str:
 
 
 def spectra_title(report: Measured) -> str:
-    """The methods that change the slope least and most."""
+    """The methods that change the slope least and most; one that changes it by more than KEEPS does not keep it."""
     target = report.target_spectrum.power
     slopes = {name: of.spectrum.power.alpha for name, of in report.methods.items() if of.spectrum.power}
     own = slopes.pop("none", None)
@@ -131,20 +138,27 @@ def spectra_title(report: Measured) -> str:
     near, far = by_change[0], by_change[-1]
     if near == far:
         return f"{name_of(near)}: slope of the spectrum {own:.2f} before, {slopes[near]:.2f} after"
+    if abs(slopes[near] - own) > KEEPS * abs(own):
+        return (
+            f"No method keeps the source's slope ({own:.2f}): {name_of(near)} changes it to {slopes[near]:.2f}, "
+            f"{name_of(far)} to {slopes[far]:.2f}"
+        )
     kept = f"{name_of(near)} keeps the source's slope ({own:.2f}, {slopes[near]:.2f} after)"
     return f"{kept}; {name_of(far)} changes it to {slopes[far]:.2f}"
 
 
 def angles_title(report: Measured) -> str:
-    """The method whose angles are most like the target's, if a method makes them more alike."""
-    js = {name: of.topology.divergence for name, of in report.methods.items() if of.topology}
+    """The method whose angles are most like the target's, if a method makes them more alike by more than chance."""
+    found = {name: of.topology for name, of in report.methods.items() if of.topology}
+    js = {name: of.divergence for name, of in found.items()}
     none = js.pop("none", None)
     if none is None or not js:
         return f"The angles differ from the target's by {number(float(none or 0))} nats"
     near = min(js, key=lambda name: js[name].value)
     before = f"{number(none.value)} nats before alignment"
-    if js[near].value + 2 * float(np.hypot(js[near].error, none.error)) >= none.value:
-        return f"No method brings the angles closer to the target's: {before}"
+    if js[near].value + 2 * float(np.hypot(found[near].other_rows, found["none"].other_rows)) >= none.value:
+        chance = " by more than chance" if js[near].value < none.value else ""
+        return f"No method brings the angles closer to the target's{chance}: {before}"
     return f"{name_of(near)} brings the angles closest to the target's: {number(js[near].value)} nats, {before}"
 
 
@@ -164,15 +178,22 @@ def parts_title(report: Measured) -> str:
 
 
 def sizes_title(report: Measured) -> str:
-    """The gap left by fits on the smallest sample and on all rows."""
-    *_, last = report.sizes
+    """The gap left by fits on the smallest sample and on all rows that there are to fit on."""
+    first, *_, last = report.sizes[0], *report.sizes
+    on, where = fitted_rows(report), " on others" if report.fitted_on else ""
     if len(report.sizes) == 1:
-        return f"Fitted on all rows, ReAlign leaves {number(last.gaps[0])}"
-    first = report.sizes[0]
+        return f"Fitted on {on}, ReAlign leaves {number(last.gaps[0])}{where}"
     return (
-        f"Fitted on {first.rows:,} rows ReAlign leaves {number(float(np.median(first.gaps)))}, "
-        f"on all {last.rows:,} rows {number(last.gaps[0])}"
+        f"Fitted on {first.rows:,} rows ReAlign leaves {number(float(np.median(first.gaps)))}{where}, "
+        f"on {on} {number(last.gaps[0])}"
     )
+
+
+def fitted_rows(report: Measured) -> str:
+    """The rows that the methods were fitted on: "all 800 rows", "30 + 40 rows" of the source and the target."""
+    source, target = report.fitted_on or (report.source.rows, report.target.rows)
+    rows = f"{source:,} rows" if source == target else f"{source:,} + {target:,} rows"
+    return rows if report.fitted_on else f"all {rows}"
 
 
 def drift_title(measured: np.ndarray, predicted: np.ndarray) -> str:

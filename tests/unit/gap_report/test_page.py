@@ -214,7 +214,7 @@ def test_all_methods_on_one_page(few):
 
 
 def test_one_method_alone(few):
-    y, x = few(30, 6)
+    y, x = few(60, 6)
     for method in ("none", "realign"):
         report = fr.report(y, x, methods=(method,))
         Page(report.to_html())

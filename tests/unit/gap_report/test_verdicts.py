@@ -13,7 +13,7 @@ import report_worlds as worlds
 
 import fastrealign as fr
 from fastrealign.core.errors import FitWarning, InputError
-from fastrealign.gap_report import measure
+from fastrealign.gap_report import measure, verdict
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.table import as_text, table
 from fastrealign.gap_report.verdict import headline
@@ -258,6 +258,71 @@ def test_a_single_method_is_still_compared_with_doing_nothing():
 def test_rows_of_a_side_that_are_on_the_other_are_counted():
     y, x, _ = worlds._things(200, 12, apart=0.5)
     assert fr.report(np.concatenate([y, x[:50]]), x, methods=("none",)).same == pytest.approx(0.2)
+
+    [note] = [note for note in fr.report(np.concatenate([y, x[:50]]), x).notes if "in the target, too" in note]
+    assert note.startswith("about 20 % of the source's rows") and "check that no file is on both sides" in note
+    assert not any("in the target, too" in note for note in fr.report(y, x, methods=("none",)).notes)
+
+
+def test_a_slope_that_every_method_changes_is_not_called_kept(rng):
+    """Half of the rows lie in few directions: without their mean, the others decide."""
+    rows = rng.normal(size=(600, 16)) + 1
+    source = rows.copy()
+    source[:330] = rng.normal(size=(330, 16)) - 1
+    report = fr.report(source, rows, methods=("realign", "c3"))
+    slopes = {name: of.spectrum.power.alpha for name, of in report.methods.items()}
+    assert all(abs(slopes[name] - slopes["none"]) > 0.2 * slopes["none"] for name in ("realign", "c3"))
+    assert verdict.spectra_title(report).startswith(f"No method keeps the source's slope ({slopes['none']:.2f}): ")
+    kept = fr.report(rows + 0.2, rows, methods=("realign", "c3"))
+    assert "ReAlign keeps the source's slope" in verdict.spectra_title(kept)
+
+
+def test_angles_that_differ_by_chance_are_not_brought_closer(rng):
+    said = []
+    for _ in range(5):
+        report = fr.report(*rng.normal(size=(2, 300, 16)))
+        assert report.methods["none"].topology.divergence.error == 0.0 < report.methods["none"].topology.other_rows
+        said.append(verdict.angles_title(report).startswith("No method brings the angles closer to the target's"))
+    assert sum(said) >= 4
+    wide = rng.normal(size=(300, 16)) * np.geomspace(4, 0.2, 16)
+    mixed = fr.report(wide + 9 * np.eye(16)[3], wide[:, ::-1] * 1.0, methods=("realign",))
+    assert verdict.angles_title(mixed).startswith("ReAlign brings the angles closest to the target's")
+
+
+def test_rows_too_few_for_two_halves_are_said_to_be_fitted_and_measured(rng):
+    report = fr.report(rng.normal(size=(30, 16)) + 1, rng.normal(size=(2000, 16)) - 1, pairs=None)
+    assert report.reused and report.few and report.fitted_on is None
+    assert "too few to fit methods on one half and measure on the other" in report.verdict
+    assert "look again with more" in report.advice
+    text = report.to_html()
+    assert "methods fitted on the rows that they are measured on" in text
+    assert (
+        "n = 30 source and 300 target rows drawn" in text and "n = 30 source and 1,500 target rows, all pairs" in text
+    )
+    assert verdict.sizes_title(report).startswith("Fitted on all 30 + 2,000 rows, ReAlign leaves")
+
+
+def test_a_side_alone_that_is_halved(rng):
+    report = fr.report(rng.normal(size=(100, 16)) + 1, rng.normal(size=(2000, 16)) - 1, methods=("realign",))
+    assert report.fitted_on == (50, 2000) and report.measured == (50, 2000) and report.halved == {"source": 50}
+    assert "methods fitted on 50 of the source rows and measured on the others" in str(report)
+    assert "Methods were fitted on 50 source rows, few for a width of 16" in report.verdict
+    assert re.match(r"Fitted on 50 \+ 2,000 rows, ReAlign leaves [\d.]+ on others", verdict.sizes_title(report))
+
+
+def test_pairs_that_methods_are_fitted_on_are_left_out():
+    """Named once more as pairs, rows are what they are: half of them are fitted on, and only the other half is searched."""
+    rng = np.random.default_rng(3)
+    things = rng.normal(size=(150, 20))
+    y, x = (things @ rng.normal(size=(20, 200)) + 2 * rng.normal(size=(150, 200)) for _ in range(2))
+    own, named = (fr.report(y, x, pairs=pairs, methods=("bca",)) for pairs in (True, (y.copy(), x.copy())))
+    assert named.search == own.search and named.search.queries == 75 == named.pair_rows
+    assert named.outcomes["recall@10"].methods == own.outcomes["recall@10"].methods
+    assert "pairs: 75 of 150 have a row that methods are fitted on; measured on the others" in named.notes
+    others = fr.report(y[:100], x[:100], pairs=(y[100:], x[100:]), methods=("bca",))
+    assert others.search.queries == 50 and not any("pairs: " in note for note in others.notes)
+    few = fr.report(y, x, pairs=(y[: own.search.queries], x[: own.search.queries]), methods=("none",))
+    assert 0 < few.search.queries < 75
 
 
 @pytest.mark.slow
