@@ -19,6 +19,8 @@ FLAT = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")
 _EXACT = (*FLAT, "IndexIVFFlat", "IndexHNSWFlat", "IndexNSGFlat", "IndexRefineFlat")
 _LEARNS = re.compile("IVF|PQ|ScalarQuantizer|SQ|Residual|Refine|PreTransform|IDMap|LSH")
 _SAMPLE_ROWS = 200_000
+# Rows for each centroid, below which FAISS advises more.
+ROWS_A_CENTROID = 39
 # What Alignment.to_faiss puts before an index.
 _TO_FAISS = [*("NormalizationTransform", "CenteringTransform") * 2, "NormalizationTransform"]
 
@@ -67,6 +69,18 @@ def forget(index: Any) -> None:
         forget(at.index)
 
 
+def clusterings(index: Any) -> Iterator[tuple[int, Any]]:
+    """Number of centroids and settings of each k-means by which an index learns, in the indexes inside it too."""
+    at = faiss.downcast_index(index)
+    if isinstance(at, faiss.IndexIVF):
+        yield at.nlist, at.cp
+    if hasattr(at, "pq"):
+        yield at.pq.ksub, at.pq.cp
+    for name in ("index", "base_index", "storage"):
+        if hasattr(at, name):
+            yield from clusterings(getattr(at, name))
+
+
 def filled(flat: Any, rows: Iterator[tuple[np.ndarray, np.ndarray]], most: int) -> Any:
     """An empty flat index with these rows, at most `most`; its memory is taken once, where add would move what is there."""
     flat.codes.resize(most * flat.code_size)
@@ -91,6 +105,10 @@ def learnt(file: Any, rows: Iterator[Any], made: Any, step: int) -> Iterator[tup
         return
     whole = np.memmap(file, np.float32, "r", shape=(len(every), made.d))
     forget(made)
+    for _, settings in clusterings(made):
+        settings.min_points_per_centroid = (
+            1  # with fewer FAISS writes a line for each k-means to stderr; `index` warns once
+        )
     some = np.random.default_rng(0).choice(len(whole), min(len(whole), _SAMPLE_ROWS), replace=False)
     made.train(np.ascontiguousarray(whole[np.sort(some)]))
     for first in range(0, len(whole), step):

@@ -39,7 +39,9 @@ from fastrealign.retrieval.stores.base import (
 )
 from fastrealign.retrieval.stores.faiss_parts import (
     FLAT,
+    ROWS_A_CENTROID,
     aligns,
+    clusterings,
     filled,
     ids_of,
     inner,
@@ -276,6 +278,12 @@ class FaissStore:
         made.reset()
         kind = type(inner(made)).__name__
         takes_ids = inner(old) is not old or isinstance(old, faiss.IndexIVF)
+        most = max((k for k, _ in clusterings(made)), default=0)
+        if self._total < ROWS_A_CENTROID * most:
+            warn(
+                f"{self.where}: {count(self._total, 'row')}, from which {most:,} centroids are learnt again; FAISS advises "
+                f"{ROWS_A_CENTROID * most:,} rows or more, with fewer a search may find less"
+            )
         with ExitStack() as held:
             if learns(made) or kind.startswith(_AT_ONCE):
                 file = held.enter_context(tempfile.TemporaryFile(dir=self._new.parent))

@@ -105,6 +105,19 @@ def test_fast_scan(roles, documents, mapped, tmp_path, kind):
         assert {*search.search(rows[:1], 600).ids[0]} == {*range(600)}
 
 
+@pytest.mark.parametrize(
+    ("kind", "centroids"),
+    [("IVF20,Flat", 20), ("IVF2,PQ4x4", 16), ("PQ4x4", 16), ("HNSW4,PQ4x4", 16), ("RR8,IVF20,Flat", 20)],
+)
+def test_few_rows_to_learn_from(store, roles, capfd, kind, centroids):
+    """One warning of ours, where FAISS writes a line for each k-means to stderr."""
+    path, *_ = store(kind)
+    assert "WARNING clustering" in capfd.readouterr().err
+    with pytest.warns(FitWarning, match=f"120 rows, from which {centroids} centroids .* advises {39 * centroids} rows"):
+        index(path, roles, role_column=store.by)
+    assert "WARNING clustering" not in capfd.readouterr().err
+
+
 def test_ranges_of_ids(store, roles, mapped, tmp_path):
     path, rows, _ = store("IDMap,Flat", IDS)
     (tmp_path / "ranges.json").write_text(json.dumps({"text": [0, 100], "image": [100, 1000]}))
