@@ -23,12 +23,12 @@ from fastrealign.methods.faiss_export import to_faiss
 from fastrealign.methods.method import CALL, Call, Method
 from fastrealign.methods.sampling import Sampling
 from fastrealign.storage.paths import AnyPath, is_path
-from fastrealign.storage.record_rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
+from fastrealign.storage.record_rules import COUNT, MAPPING, NOT_NEGATIVE, TEXT, one_of, or_none
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
 # Rules for the record of a saved alignment.
 _RECORD = {
-    "s": NUMBER,
+    "s": NOT_NEGATIVE,
     "trace_source": NOT_NEGATIVE,
     "trace_target": NOT_NEGATIVE,
     "count_source": COUNT,

@@ -24,7 +24,7 @@ from fastrealign.methods.method import CALL, Call
 from fastrealign.methods.noise import noise
 from fastrealign.methods.steps import apply_steps, apply_steps_on_device
 from fastrealign.storage.paths import AnyPath
-from fastrealign.storage.record_rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
+from fastrealign.storage.record_rules import FLAG, NOT_NEGATIVE, SEED, TEXT, or_none
 
 # Methods that are more than one row map, which the device kernels do not compute; those of them that have a shift.
 WITH_SHIFT = ("mean-shift", "c3", "bca")
@@ -34,7 +34,7 @@ _AXES = {"mean_target": 1, "b": 1, "shift": 1, "c": 1, "matrix": 2, "scale": 1}
 _RECORD = {
     "name": TEXT,
     "gap_before": NOT_NEGATIVE,
-    "s": NUMBER,
+    "s": NOT_NEGATIVE,
     "sigma": NOT_NEGATIVE,
     "seed": SEED,
     "projected": FLAG,

@@ -353,6 +353,7 @@ SAMPLING = dataclasses.asdict(Sampling("updated", 5, 5, 10, 10, None))
         ({"s": float("nan")}, "'s' is nan, expected a finite number"),
         ({"s": "x"}, "'s' is 'x', expected a finite number"),
         ({"s": 10**400}, "expected a finite number"),
+        ({"s": -1.0}, "'s' is -1.0, expected a finite number of 0 or more"),
         ({"gap_before": None}, "'gap_before' is None, expected a finite number of 0 or more"),
         ({"count_source": None}, "'count_source' is None, expected a whole number"),
         ({"count_target": -5}, "'count_target' is -5, expected a whole number"),

@@ -276,6 +276,7 @@ def test_load_refuses_other_files(sides, tmp_path):
         ("'seed' is -1, expected a whole number", whole, record | {"seed": -1}),
         ("'seed' is 1.5, expected a whole number", whole, record | {"seed": 1.5}),
         ("'s' is 'x', expected", whole, record | {"s": "x"}),
+        ("'s' is -1.0, expected a finite number of 0 or more", whole, record | {"s": -1.0}),
         ("'projected' is 'no', expected true or false", whole, record | {"projected": "no"}),
         ("lacks shift, a step of c3", {"mean_target": np.ones(3)}, record),
         ("lacks shift, a step of other", {"mean_target": np.ones(3), "matrix": np.eye(3)}, record | {"name": "other"}),
