@@ -87,6 +87,11 @@ class Layout:
         return layout
 
     @property
+    def elsewhere(self) -> str:
+        """What to do where other files have the names of the run."""
+        return "choose another name" if self.single else "choose an empty folder"
+
+    @property
     def small(self) -> list[Place]:
         """The run's own files beside the shards, without the journals."""
         return [self.manifest] if self.alignment is None else [self.manifest, self.alignment]

@@ -58,7 +58,7 @@ class ResumableFolder(OutputFolder):
         if layout.here(layout.manifest) in there and may_be_there:
             self._replaced = Manifest.load(layout.manifest)
         elif self._options.resume and there and not layout.journal.exists():
-            raise InputError(f"{layout.out}: holds {there[0]}, but no run to resume; choose an empty folder")
+            raise InputError(f"{layout.out}: holds {there[0]}, but no run to resume; {layout.elsewhere}")
 
     def open_log(self) -> Journal:
         self.journal = Journal(self.layout.journal, self.fsync)
@@ -162,4 +162,7 @@ class ResumableFolder(OutputFolder):
         if self.layout.here(self.layout.manifest) in there:
             resume, overwrite = option("resume", True), option("overwrite", True)
             return f"is not empty, a run is complete there; {resume} checks it, {overwrite} replaces it"
-        return f"is not empty, it holds {there[0]}; choose an empty folder"
+        if self.layout.single:
+            beside = f"{there[0]} " if there[0] not in self.layout.names else ""
+            return f"{beside}exists, and is not of a run that wrote here; {self.layout.elsewhere}"
+        return f"is not empty, it holds {there[0]}; {self.layout.elsewhere}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastrealign.core.errors import InputError, warn
+from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.core.wording import option
 from fastrealign.data.options import OutputOptions
 from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
-from fastrealign.jobs.folders import final_name, remove, remove_folders, remove_temporaries
+from fastrealign.jobs.folders import final_name, is_there, remove, remove_folders, remove_temporaries
 from fastrealign.jobs.journal import Group, Journal, rank_journals
 from fastrealign.jobs.layout import Layout
+from fastrealign.methods.loading import load
 from fastrealign.storage.paths import Place, each
 
 
@@ -117,11 +118,15 @@ class PreviousRun:
         names = set().union(*(planned(spec) for spec in (noted.spec, self.complete and self.complete.spec) if spec))
         # Where the journal is damaged, the specification of its shards may be lost.
         names |= {name for shard in noted.shards for name in (shard.name, shard.metadata) if name is not None}
+        aside = f"move it away{', or choose another name' if self.layout.single else ''}"
         for name in self.layout.files():
             if final_name(name) not in names | self._small():
                 raise InputError(
-                    f"{self.layout.out}: holds {name}, which fastrealign did not write and does not remove; move it"
+                    f"{self.layout.out}: holds {name}, which fastrealign did not write and does not remove; {aside}"
                 )
+        if self.layout.alignment is not None and not self._wrote_alignment(self.layout.alignment):
+            named = self.layout.here(self.layout.alignment)
+            raise InputError(f"{self.layout.out}: holds {named}, which is not that of a run there; {aside}")
         changed = self._changed(shards, gone=False)
         if changed is not None:
             raise InputError(f"{self.layout.out}: {changed.name} was changed since it was written; move it away")
@@ -133,6 +138,19 @@ class PreviousRun:
         for path in others:
             Journal(path, self._fsync).remove()
         self.journal.clear()
+
+    def _wrote_alignment(self, path: Place) -> bool:
+        """Whether the file that has the name of the run's alignment is what the previous run saved, or there is none."""
+        noted = self.journal.noted
+        if not is_there(path):
+            return True
+        if noted.spec is not None and noted.alignment is None:  # saved first, then noted
+            return path.is_file()
+        saved = {noted.alignment, self.complete and self.complete.alignment}
+        try:
+            return load(path).fingerprint in saved
+        except FastRealignError:
+            return False
 
     def _changed(self, shards: list[ShardRecord], gone: bool = True) -> ShardRecord | None:
         """The first shard that is not as it was written, or is gone, if `gone` counts."""
@@ -154,10 +172,13 @@ class PreviousRun:
                 f"{self.layout.out}: the complete run there is another one: {change}; replace it with "
                 f"{option('overwrite', True)}"
             )
-        changed = self._changed(manifest.shards)
+        shard, alignment = self._changed(manifest.shards), self.layout.alignment
+        changed = None if shard is None else shard.name
+        if changed is None and manifest.alignment is not None and alignment is not None:
+            changed = None if is_there(alignment) and self._wrote_alignment(alignment) else self.layout.here(alignment)
         if changed is not None:
             raise InputError(
-                f"{self.layout.out}: {changed.name} is gone or was changed since the run was complete; "
+                f"{self.layout.out}: {changed} is gone or was changed since the run was complete; "
                 f"move it away if it is there, and restart with {option('overwrite', True)}"
             )
 

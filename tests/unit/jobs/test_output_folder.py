@@ -289,6 +289,43 @@ def test_overwrite_stops_at_what_is_not_its_own(tmp_path, sides, unfinished, sta
     assert corpus.tree(out) == {**before, "part_1.npy": b"mine now"}
 
 
+@pytest.mark.parametrize("state", ["nothing", "complete", "unfinished"])
+def test_overwrite_keeps_an_alignment_that_is_not_of_the_run_there(tmp_path, sides, unfinished, state):
+    out = unfinished if state == "unfinished" else tmp_path / "o"
+    if state == "complete":
+        fr.align(*sides, out)
+    fr.fit(*sides, centroid="exact").save(out / "alignment.safetensors")
+    before = corpus.tree(out)
+    refused(lambda: fr.align(*sides, out, overwrite=True), "holds alignment.safetensors", "not that of a run", "move it")
+    assert corpus.tree(out) == before
+    (out / "alignment.safetensors").unlink()
+    fr.align(*sides, out, overwrite=True)
+
+
+def test_overwrite_keeps_a_folder_named_like_the_alignment(tmp_path, sides):
+    (tmp_path / "o" / "alignment.safetensors").mkdir(parents=True)
+    refused(lambda: fr.align(*sides, tmp_path / "o", overwrite=True), "holds alignment.safetensors", "move it")
+
+
+def test_a_complete_run_without_its_alignment_is_named(tmp_path, sides):
+    fr.align(*sides, tmp_path / "o")
+    (tmp_path / "o" / "alignment.safetensors").unlink()
+    refused(lambda: fr.align(*sides, tmp_path / "o", resume=True), "alignment.safetensors is gone", "overwrite=True")
+    fr.align(*sides, tmp_path / "o", overwrite=True)
+
+
+def test_names_beside_a_single_file_that_are_taken(tmp_path, sides):
+    """A file of the user's that has one of the names is kept, and the advice is another name, not an empty folder."""
+    source, out = sides[0] / "part_0.npy", tmp_path / "z.npy"
+    for name in ("z.npy", "z.npy.alignment.safetensors"):
+        (tmp_path / name).write_text("mine")
+        for how in ({}, {"overwrite": True}, {"resume": True}):
+            message = refused(lambda how=how: fr.align(source, sides[1], out, **how), name, "choose another name")
+            assert "folder" not in message
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+
+
 def test_an_overwrite_that_fails_in_the_fit_leaves_the_earlier_run(tmp_path, sides):
     out = tmp_path / "out"
     fr.align(*sides, out)
