@@ -26,6 +26,14 @@ def whole(name: str, value: Any, least: int, most: int | None = None, *, why: st
     raise InputError(f"{_given(name, value)}: expected a whole number {bounds}{why and f', {why}'}")
 
 
+def flag(name: str, value: Any) -> bool:
+    """An option as a bool, also of 0, 1 and NumPy's type; InputError for others: a text such as "no" would count as true."""
+    of_numpy = type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")
+    if of_numpy or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise InputError(f"{_given(name, value)}: expected True or False")
+
+
 def seed(value: Any) -> int:
     """The option `seed`."""
     return whole("seed", value, 0, SEED)

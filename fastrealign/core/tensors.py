@@ -81,7 +81,12 @@ def view_of(x: torch.Tensor, name: str) -> np.ndarray:
         return x.view(torch.int16).numpy().view(BFLOAT16)
     try:
         return x.numpy()
-    except TypeError:  # NumPy has no such type
+    except (
+        TypeError,
+        RuntimeError,
+    ):  # NumPy has no such type; a complex tensor that is conjugated, refused as others are
+        if x.is_complex():
+            raise InputError(f"{name}: element type {x.dtype}, {EXPECTED}") from None
         raise InputError(f"{name}: element type {x.dtype}, {EXPECTED}; convert with .float()") from None
 
 

@@ -17,6 +17,7 @@ from fastrealign.core import checks
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import brief
 
 if TYPE_CHECKING:
     from fastrealign.core import dtypes
@@ -47,6 +48,15 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise InputError(f"{name}={value!r}: expected one of {', '.join(choices)}")
 
 
+def check_progress(progress: object) -> None:
+    """InputError for what has not the methods of a Progress, such as True."""
+    if not callable(getattr(progress, "running", None)) or isinstance(progress, type):
+        raise InputError(
+            f"progress={brief(progress)}: expected an object of a subclass of fastrealign.core.progress.Progress; leave it out "
+            "to show nothing"
+        )
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """What is read of each side, and what happens to rows and shards that cannot be used."""
@@ -71,6 +81,10 @@ class ReadOptions:
     )
 
     def __post_init__(self) -> None:
+        for name in ("column", "target_column"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"{name}={brief(value)}: expected the name of a column, as text")
         check_choice("bad_rows", self.bad_rows, BAD_ROWS)
         check_choice("bad_shards", self.bad_shards, BAD_SHARDS)
 
@@ -114,6 +128,8 @@ class OutputOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", None if self.dtype is None else dtypes.as_dtype(self.dtype))
+        for name in ("overwrite", "resume", "verify", "fsync"):
+            object.__setattr__(self, name, checks.flag(name, getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -164,6 +180,7 @@ class PassOptions:
 
     def __post_init__(self) -> None:
         check_choice("bad_rows", self.bad_rows, BAD_ROWS)
+        check_progress(self.progress)
 
     @property
     def later(self) -> PassOptions:

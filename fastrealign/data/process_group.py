@@ -137,14 +137,31 @@ def ranks_of(group: GroupLike) -> ProcessGroup:
     """The ranks of a torch.distributed process group (or "world", the default group); one process alone for None."""
     if group is None:
         return ALONE
-    return TorchGroup(None if isinstance(group, str) and group == "world" else group)
+    if isinstance(group, str) and group != "world":
+        raise InputError(f"group={brief(group)}: expected 'world', or a process group of torch.distributed")
+    optional("torch.distributed", "torch", "group=: a process group")
+    if not (dist.is_available() and dist.is_initialized()):
+        raise InputError(
+            f"group={brief(group)}: this process is in no process group; call torch.distributed.init_process_group first, or "
+            "leave group out"
+        )
+    if not isinstance(group, (str, dist.ProcessGroup)):
+        raise InputError(f"group={brief(group)}: expected 'world', or a process group of torch.distributed")
+    return TorchGroup(None if isinstance(group, str) else group)
 
 
 def from_torchrun() -> ProcessGroup:
     """The ranks that torchrun started, of which this process is one; one process alone where it did not."""
     if processes() == 1 or "RANK" not in os.environ:
         return ALONE
-    optional("torch.distributed", "torch", f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a process group")
+    size = os.environ["WORLD_SIZE"]
+    optional("torch.distributed", "torch", f"WORLD_SIZE={size}: a process group")
+    rank, missing = os.environ["RANK"], [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing or not (rank.isascii() and rank.isdigit() and int(rank) < processes()):
+        raise InputError(
+            f"WORLD_SIZE={size} and RANK={brief(rank)}{f' without {missing[0]}' if missing else ''}: expected the variables "
+            "that torchrun sets; start with torchrun, or unset WORLD_SIZE and RANK"
+        )
     dist.init_process_group("gloo", timeout=_PATIENCE)
     return TorchGroup()
 

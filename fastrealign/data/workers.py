@@ -9,7 +9,7 @@ kernel, a third one's copy down, and the reads and writes of the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ from fastrealign.core.optional import Lazy
 from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.tensors import as_tensor, is_tensor
+from fastrealign.core.text import brief
+from fastrealign.core.wording import option
 from fastrealign.data.row_source import PIECE_BYTES, paged_rows
 
 if TYPE_CHECKING:
@@ -137,6 +139,10 @@ class Workers:
         devices      numbers of GPUs or names of torch devices; None: the CPU
         max_memory   bytes that the buffers may take together; what a format needs to decode (a row group) comes on top
         """
+        if devices is not None and (isinstance(devices, str) or not isinstance(devices, Iterable)):
+            raise InputError(
+                f"devices={brief(devices)}: expected a list of numbers or names of devices, such as [0, 1]"
+            )
         names = tuple(_usable(device) for device in devices or ())
         if threads is None and names:
             threads = THREADS_A_DEVICE * len(names)
@@ -162,8 +168,12 @@ class Workers:
 
 def _usable(device: int | str) -> str:
     name = f"cuda:{device}" if str(device).isdecimal() else str(device)
+    if not name:
+        raise InputError(f"{option('devices')}: a name is empty, expected numbers or names of devices, such as 0,1")
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device}: cannot be used here: {str(error).strip().splitlines()[0]}") from None
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
+        without = f"without {option('devices')} the CPU computes"
+        raise InputError(f"device {device}: cannot be used here: {reason}; {without}") from None
     return name

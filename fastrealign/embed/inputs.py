@@ -24,7 +24,7 @@ from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
 from fastrealign.formats.find_shards import numeric_order
 from fastrealign.formats.registry import FORMATS
 from fastrealign.storage.files import reading
-from fastrealign.storage.paths import paths_of
+from fastrealign.storage.paths import at_home, paths_of
 
 SIDES = ("images", "text")
 Item = Picture | Caption
@@ -82,7 +82,7 @@ def open_input(
     """
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected images or text")
-    specs = [Path(one) for one in paths_of(spec)]
+    specs = [Path(at_home(os.fspath(one))) for one in paths_of(spec)]
     if not specs:
         raise InputError("an empty list of files, expected images or captions")
     name = shown(str(specs[0])) + (f" and {len(specs) - 1} more" if len(specs) > 1 else "")

@@ -24,7 +24,7 @@ from fastrealign.formats.registry import format_of
 from fastrealign.formats.shard_sets import counted_twice, leaving_out, warn_of_links, warn_of_outsiders
 from fastrealign.formats.tables import TableShard
 from fastrealign.formats.unsupported import mistaken
-from fastrealign.storage.paths import Place, paths_of, place
+from fastrealign.storage.paths import Place, at_home, paths_of, place
 
 # Of a chunk of a source.
 CHUNK_BYTES = 8 << 20
@@ -108,7 +108,7 @@ def open_source(
     """
     if side not in SIDE_FOLDERS:
         raise ValueError(f"side must be 'source' or 'target', not {side!r}")
-    specs = [_at_home(os.fspath(one)) for one in paths_of(spec)]
+    specs = [at_home(os.fspath(one)) for one in paths_of(spec)]
     if not specs:
         raise InputError(f"the {side} is an empty list of files")
     name = redacted(str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more")
@@ -179,11 +179,6 @@ def _keep_one_width(shards: list[Shard], left_out: dict[str, str] | None, of_set
             left_out[shard.name] = why
             shards.remove(shard)
     return like
-
-
-def _at_home(spec: str) -> str:
-    """With ~ as the user's folder, as a shell expands it outside of quotes, where nothing has that name."""
-    return spec if os.path.lexists(spec.partition("/")[0]) else os.path.expanduser(spec)
 
 
 def _open_all(

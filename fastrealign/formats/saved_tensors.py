@@ -65,7 +65,7 @@ def _checksum(tensors: dict[str, np.ndarray]) -> str:
 def check_saved_name(path: AnyPath, kind: str) -> None:
     """InputError for a name that a saved `kind` must not have: that of another kind of file, or none."""
     text = str(path)
-    if not is_path(path) or text.endswith("/") or place(path).name in ("", ".."):
+    if not is_path(path) or text.endswith("/") or "\0" in text or place(path).name in ("", ".."):
         given = brief(text if is_path(path) else path)
         raise InputError(f"{given}: is no name of a file; name one to save the {kind} to, such as {kind}.safetensors")
     suffix = place(path).suffix.lower()

@@ -200,7 +200,7 @@ def convert(
         skipped=files.skipped + skipped,
         columns=list(columns),
         left_out=left_out,
-        files=[path.relative_to(target.root).as_posix() for path in target.written],
+        files=[path.relative_to(target.root).as_posix() for path in target.written],  # type: ignore[arg-type]  # as in Layout
         bytes=sum(FileFingerprint.of(path).bytes for path in target.written),
         seconds=time.perf_counter() - started,
     )

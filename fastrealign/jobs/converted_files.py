@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
@@ -18,11 +17,12 @@ from fastrealign.data.options import OutputOptions
 from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import no_bfloat16
-from fastrealign.jobs.folders import A_FOLDER, names_other_format, remove_folders, remove_temporaries
+from fastrealign.jobs.folders import A_FOLDER, is_there, names_other_format, remove, remove_folders, remove_temporaries
 from fastrealign.jobs.layout import METADATA
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
 from fastrealign.jobs.protected_inputs import Inputs, files_of
 from fastrealign.jobs.row_columns import NpyOutput, Output, RowColumns, TableOutput
+from fastrealign.storage.paths import Place, each, place
 
 
 class ConvertedFiles(OutputFolder):
@@ -33,12 +33,10 @@ class ConvertedFiles(OutputFolder):
     written  files that have their final name
     """
 
-    root: Path
-
     def __init__(
         self, out: str | os.PathLike, to: str | None, side: str | None, files: formats.Source, options: OutputOptions
     ) -> None:
-        path = Path(out)
+        path = place(out)
         suffix = path.suffix.lower()
         named = next((name for name, known in TARGETS.items() if known == suffix), None)
         if to is not None and to not in TARGETS:
@@ -59,41 +57,47 @@ class ConvertedFiles(OutputFolder):
             self.to = to or "parquet"
             super().__init__(path, path / JOURNAL, options.fsync)
             names, metadata = names_of(files.shards, self.to, side)
-        self.paths = [self.root / name for name in names]
-        self.metadata = [self.root / name for name in metadata] if self.to == "npy" else []
+        if self.to == "lance" and not isinstance(path, Path):
+            raise InputError(
+                f"{out}: Lance datasets are written to folders of this machine; name one, and copy it there"
+            )
+        self.paths: list[Place] = [self.root / name for name in names]
+        self.metadata: list[Place] = [self.root / name for name in metadata] if self.to == "npy" else []
         self._dim = files.dim
         self._inputs = Inputs(files_of(files))
         self._overwrite = options.overwrite
-        self.written: list[Path] = []
-        every = {*self.paths, *self.metadata}
-        self._missing: set[Path] = {folder for path in every for folder in path.parents if not folder.exists()}
+        self.written: list[Place] = []
+        here = [path for path in (*self.paths, *self.metadata) if isinstance(path, Path)]
+        self._missing = {folder for path in here for folder in path.parents if not folder.exists()}
 
     def check(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: is a file, expected a folder to write to")
-        seen: dict[Path, int] = {}
+        seen: dict[Place, int] = {}
         for at, path in enumerate(self.paths):
             if seen.setdefault(path, at) != at:
                 raise InputError(f"{path}: two files of the source would become this one; convert them to two folders")
-            self._check(path)
+        self._check(*self.paths)
 
-    def _check(self, path: Path) -> None:
-        self._inputs.check(path)
-        if os.path.lexists(path) and not self._overwrite:
-            raise InputError(f"{path}: exists; choose another name or replace it with {option('overwrite', True)}")
-        if path.is_dir() and not (self.to == "lance" and (path / "_versions").is_dir()):
-            raise InputError(f"{path}: is a folder, which is not replaced; choose another name")
+    def _check(self, *paths: Place) -> None:
+        for path, there in zip(paths, each(is_there, paths, remote=not isinstance(self.root, Path)), strict=True):
+            self._inputs.check(path)
+            if there and not self._overwrite:
+                raise InputError(f"{path}: exists; choose another name or replace it with {option('overwrite', True)}")
+            if there and path.is_dir() and not (self.to == "lance" and (path / "_versions").is_dir()):
+                raise InputError(f"{path}: is a folder, which is not replaced; choose another name")
 
     def begin(self) -> None:
         self.check()  # another process may have written here since the first check
-        every = {*self.paths, *self.metadata}
-        self._there = {path for path in every if path.exists()}
+        every = [*self.paths, *self.metadata]
+        remote = not isinstance(self.root, Path)
+        self._there = {path for path, there in zip(every, each(is_there, every, remote=remote), strict=True) if there}
         remove_temporaries(every)
 
     def roll_back(self) -> None:
         """Remove what is new of the files written, and the folders made for them."""
         for path in set(self.written) - self._there:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            remove(path)
         remove_folders(sorted(self._missing, reverse=True))
 
     def writers(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,7 +24,7 @@ from fastrealign.formats.parquet import ParquetSink, ParquetTable
 from fastrealign.formats.table_copy import GROUP_BYTES, STEP_ROWS, InStep, Sink
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
-from fastrealign.storage.paths import AnyPath
+from fastrealign.storage.paths import AnyPath, Place
 
 _COLUMN = "embedding"
 
@@ -91,7 +90,7 @@ class RowColumns:
 class Output(Protocol):
     """A file being written; `path` is its final name."""
 
-    path: Path
+    path: Place
 
     def write(self, rows: np.ndarray, beside: dict[str, pa.ChunkedArray]) -> None: ...
 
@@ -101,7 +100,7 @@ class Output(Protocol):
 class NpyOutput:
     """A .npy file; the columns go to a separate file."""
 
-    def __init__(self, path: Path, dtype: np.dtype, dim: int, stack: ExitStack, fsync: bool) -> None:
+    def __init__(self, path: Place, dtype: np.dtype, dim: int, stack: ExitStack, fsync: bool) -> None:
         self.path = path
         self._writer = stack.enter_context(NpyWriter(path, dtype, dim, None, fsync))
 
@@ -116,7 +115,7 @@ class TableOutput:
     """A table being written, with the embeddings in `column` if there is one. A parquet row group is held in memory."""
 
     def __init__(
-        self, path: Path, to: str, schema: pa.Schema, column: str | None, stack: ExitStack, fsync: bool
+        self, path: Place, to: str, schema: pa.Schema, column: str | None, stack: ExitStack, fsync: bool
     ) -> None:
         self.path = path
         self._file: AtomicFile | AtomicFolder

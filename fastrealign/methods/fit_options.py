@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fastrealign.core.checks import number
+from fastrealign.core.checks import flag, number
 from fastrealign.core.checks import seed as checked_seed
 from fastrealign.core.errors import InputError
+from fastrealign.core.wording import option as of_option
 from fastrealign.data.options import check_choice, option, texts
 
 if TYPE_CHECKING:
@@ -61,11 +62,15 @@ class FitOptions:
             refused = {"centroid": self.centroid != "paper", "one_pass": self.one_pass, "tol": self.tol is not None}
             for name, given in refused.items():
                 if given:
-                    raise InputError(f"{name} is of ReAlign, {method} has none; leave it out")
+                    raise InputError(f"{of_option(name)} applies to ReAlign, not to the method {method}; leave it out")
         check_choice("centroid", self.centroid, CENTROIDS)
+        if self.one_pass is not None:
+            object.__setattr__(self, "one_pass", flag("one_pass", self.one_pass))
         if self.tol is not None:
             if self.one_pass:
-                raise InputError("tol samples the source, one_pass reads all of it: choose one")
+                raise InputError(
+                    f"{of_option('tol')} samples the source, {of_option('one_pass')} reads all of it: choose one"
+                )
             object.__setattr__(self, "tol", check_tol(self.tol))
         confidence, seed = check_sampling(self.confidence, self.seed)
         object.__setattr__(self, "confidence", confidence)

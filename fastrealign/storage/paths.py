@@ -47,7 +47,7 @@ def paths_of(given: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
     """One path or several, as a list. InputError for what is no path, and for an empty one: it would be the current folder."""
     one_thing = is_path(given) or isinstance(given, bytes) or not isinstance(given, Iterable)
     listed: list[Any] = [given] if one_thing else [*cast("Iterable[AnyPath]", given)]
-    odd = [one for one in listed if not is_path(one) or not os.fspath(one)]
+    odd = [one for one in listed if not _is_name(one)]
     if odd:
         plain = isinstance(odd[0], (str, bytes, int, type(None)))
         raise InputError(f"{brief(odd[0]) if plain else described(odd[0])}: expected a path, or a list of paths")
@@ -59,15 +59,22 @@ def named_paths(given: object) -> list[AnyPath]:
     return [one for one in (given if isinstance(given, (list, tuple)) else [given]) if is_path(one)]
 
 
+def at_home(path: str) -> str:
+    """With ~ as the user's folder, as a shell expands it outside of quotes, where nothing has that name."""
+    if not path.startswith("~") or os.path.lexists(path.partition("/")[0]):
+        return path
+    return os.path.expanduser(path)
+
+
 def place(path: AnyPath) -> Place:
-    """The path as an object with pathlib's methods: a Path, or a Url for what fsspec has to open."""
+    """The path as an object with pathlib's methods: a Path, or a Url for what fsspec has to open. ~ is the user's folder."""
     if isinstance(path, (Path, Url)):
         return path
     if _is_url(path):
         return Url(os.fspath(path))
     if isinstance(path, str) and path.startswith(_LOCAL):
         return Path(path.partition("://")[2])
-    return Path(path)
+    return Path(at_home(path) if isinstance(path, str) else path)
 
 
 def places_of(path: AnyPath) -> list[str]:
@@ -87,9 +94,17 @@ def is_folder(path: AnyPath) -> bool:
     return os.path.isdir(at) if isinstance(at, Path) else at.is_dir()
 
 
+def _is_name(given: object) -> bool:
+    """Whether this can name a file: no empty path, which would be the current folder, and no zero byte in it."""
+    if not is_path(given):
+        return False
+    text = os.fspath(given)
+    return bool(text) and "\0" not in (text if isinstance(text, str) else os.fsdecode(text))
+
+
 def check_given(path: object, what: str) -> None:
     """InputError for what is no path, and for an empty one: it would be the current folder."""
-    if not is_path(path) or not os.fspath(path):
+    if not _is_name(path):
         raise InputError(f"{what} is {brief(path)}, expected a path")
 
 

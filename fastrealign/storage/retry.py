@@ -28,6 +28,8 @@ T = TypeVar("T")
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 20.0
 _TRIES = 6
+# Of tries and of seconds: clocks and timers overflow far above it.
+_MOST = 1_000_000
 _SECONDS = 60.0
 
 # 409: a store that is writing the same name already.
@@ -250,6 +252,6 @@ def _number(name: str, default: float) -> float:
         value = float(text) if text else default
     except ValueError:
         value = 0.0
-    if not value > 0:
-        raise InputError(f"{name}={text}: expected a number above 0")
+    if not 0 < value <= _MOST:
+        raise InputError(f"{name}={text}: expected a number above 0 and at most {_MOST:,}")
     return value

@@ -520,6 +520,12 @@ def test_the_advice_to_convert_works(sides, alignment):
         alignment(pa.array(whole.tolist()))
     made = eval("x" + str(caught.value).rpartition("convert with ")[2], {"x": pa.array(whole.tolist()), "pyarrow": pa})
     np.testing.assert_array_equal(alignment(made), right)
+    if find_spec("torch") is not None:
+        import torch
+
+        for x in (torch.from_numpy(whole).to(torch.complex64), torch.from_numpy(whole).to(torch.complex64).conj()):
+            with pytest.raises(InputError, match=r"element type (torch\.)?complex64, expected"):
+                alignment(x)
     for x in (whole.astype(complex), np.full((N, D), "a", object), whole.astype("U4"), whole.astype("M8[s]")):
         with pytest.raises(InputError, match="element type") as caught:
             alignment(x)

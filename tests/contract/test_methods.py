@@ -188,9 +188,15 @@ def test_what_does_not_go_with_a_method(sides, tmp_path):
     out = tmp_path / "out"
     for call, says in (
         (lambda: fr.fit(text, image, method="c4"), "there is no method 'c4': did you mean 'c3'"),
-        (lambda: fr.fit(text, image, method="c3", centroid="exact"), "centroid is of ReAlign, c3 has none"),
-        (lambda: fr.align(text, image, out, method="bca", one_pass=True), "one_pass is of ReAlign, bca has none"),
-        (lambda: fr.align(text, image, out, method="none", tol=0.1), "tol is of ReAlign, none has none"),
+        (
+            lambda: fr.fit(text, image, method="c3", centroid="exact"),
+            "centroid= applies to ReAlign, not to the method c3",
+        ),
+        (
+            lambda: fr.align(text, image, out, method="bca", one_pass=True),
+            "one_pass= applies to ReAlign, not to the method bca",
+        ),
+        (lambda: fr.align(text, image, out, method="none", tol=0.1), "tol= applies to ReAlign, not to the method none"),
         (lambda: fr.align(text, image, out, method="c3", devices=["cpu"]), "c3 is computed on the CPU; leave"),
         (lambda: fr.fit(text, image, method="c3", encoder_source="x"), "c3 keeps no names of encoders"),
         (
@@ -238,7 +244,7 @@ def test_the_command(sides, tmp_path, capsys):
             ["align", text, "--target", image, "--out", "x", "--method", "c3", "--centroid", "paper"],
             "--centroid applies to",
         ),
-        (["align", text, "--target", image, "--out", "x", "--method", "c3", "--tol", "1"], "tol is of ReAlign"),
+        (["align", text, "--target", image, "--out", "x", "--method", "c3", "--tol", "1"], "--tol applies to ReAlign"),
         (["fit", text, "--from", saved, "--out", "x", "--method", "c3"], "leave out --method"),
         (["check", saved, text], "holds baseline, and check needs the statistics"),
     ):

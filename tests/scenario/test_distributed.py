@@ -287,6 +287,32 @@ def test_the_command_on_the_ranks_of_torchrun(sides, tmp_path):
     same_files(tmp_path / "out", tmp_path / "alone")
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "x", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+    ],
+)
+def test_variables_that_torchrun_did_not_set(sides, tmp_path, monkeypatch, capsys, where):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    assert main(["align", str(sides[0]), "--target", str(sides[1]), "--out", str(tmp_path / "out")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "WORLD_SIZE=2" in said and said.endswith("start with torchrun, or unset WORLD_SIZE and RANK")
+
+
+@pytest.mark.parametrize(
+    "group, says", [("x", "group='x': expected 'world'"), ("world", "no process group"), (5, "no process group")]
+)
+def test_a_group_that_is_none(sides, group, says):
+    with pytest.raises(fr.InputError, match=says):
+        fr.fit(*sides, group=group)
+
+
 def test_an_error_under_torchrun_is_said_once(sides, tmp_path):
     path = sorted(sides[0].iterdir())[-1]
     rows = np.load(path)

@@ -332,8 +332,9 @@ def test_a_server_that_is_not_there(monkeypatch, refused):
 
 @pytest.mark.parametrize("name", ["FASTREALIGN_REMOTE_TRIES", "FASTREALIGN_REMOTE_TIMEOUT"])
 def test_settings_are_numbers(server, rows, monkeypatch, refused, name):
-    monkeypatch.setenv(name, "soon")
-    refused(lambda: rows_at(f"{server.url}/a.npy"), f"{name}=soon: expected a number above 0")
+    for wrong in ("soon", "0", "nan", "inf", "1e12"):  # clocks overflow
+        monkeypatch.setenv(name, wrong)
+        refused(lambda: rows_at(f"{server.url}/a.npy"), f"{name}={wrong}: expected a number above 0")
 
 
 def test_a_server_that_sends_whole_files_only(server, refused):

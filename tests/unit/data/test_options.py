@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fastrealign.core.errors import InputError
-from fastrealign.data.options import HELP, Compute, NoiseOptions, OutputOptions, ReadOptions, documented
+from fastrealign.core.progress import Progress
+from fastrealign.data.options import HELP, Compute, NoiseOptions, OutputOptions, PassOptions, ReadOptions, documented
 from fastrealign.data.workers import Workers
 from fastrealign.methods import baseline_fits
 from fastrealign.methods.fit_options import METHODS, FitOptions
@@ -24,14 +25,25 @@ from fastrealign.methods.fit_options import METHODS, FitOptions
         (lambda: FitOptions("re-align"), "did you mean 'realign'"),
         (lambda: FitOptions(3), "method=3: expected one of none"),
         (lambda: FitOptions(centroid="mean"), "centroid='mean': expected one of paper, exact"),
-        (lambda: FitOptions("bca", centroid="exact"), "centroid is of ReAlign, bca has none"),
-        (lambda: FitOptions("none", tol=0.1), "tol is of ReAlign, none has none"),
+        (lambda: FitOptions("bca", centroid="exact"), "centroid= applies to ReAlign, not to the method bca"),
+        (lambda: FitOptions("none", tol=0.1), "tol= applies to ReAlign, not to the method none"),
         (lambda: FitOptions(tol=0.1, one_pass=True), "choose one"),
         (lambda: FitOptions(tol=-1.0), "tol=-1.0: expected a number above 0"),
         (lambda: FitOptions(tol=0.1, confidence=1.0), "confidence=1.0: expected a number from 0.5 to below 1"),
         (lambda: FitOptions(seed=-1), "seed=-1: expected a whole number from 0 to 2^64 - 1"),
         (lambda: FitOptions("none", seed="3"), "seed='3': expected a whole number"),
         (lambda: FitOptions(confidence=True), "confidence=True: expected a number from 0.5 to below 1"),
+        (lambda: FitOptions(one_pass="no"), "one_pass='no': expected True or False"),
+        (lambda: OutputOptions(overwrite="false"), "overwrite='false': expected True or False"),
+        (lambda: OutputOptions(resume=None), "resume=None: expected True or False"),
+        (lambda: OutputOptions(verify=2), "verify=2: expected True or False"),
+        (lambda: OutputOptions(fsync=np.zeros(2, bool)), "expected True or False"),
+        (lambda: ReadOptions(column=5), "column=5: expected the name of a column"),
+        (lambda: ReadOptions(target_column=b"x"), "target_column=b'x': expected the name of a column"),
+        (lambda: Compute(devices="cpu"), "devices='cpu': expected a list"),
+        (lambda: Compute(devices=0), "devices=0: expected a list"),
+        (lambda: PassOptions(progress=True), "progress=True: expected an object of a subclass"),
+        (lambda: PassOptions(progress=Progress), "expected an object of a subclass"),
         (lambda: NoiseOptions(seed=30.5), "seed=30.5: expected a whole number"),
         (lambda: NoiseOptions(seed=True), "seed=True: expected a whole number"),
     ],
@@ -45,6 +57,7 @@ def test_what_cannot_be_is_refused(make, says):
 def test_what_comes_of_them():
     assert Compute(3).workers == Workers.of(3)
     assert OutputOptions("fp16").dtype == np.float16
+    assert OutputOptions(overwrite=np.True_, resume=0).overwrite is True
     assert FitOptions("ReAlign-Exact") == FitOptions(centroid="exact")
     assert FitOptions("C3", seed=5).to_json() == {"method": "c3", "seed": 5}
     assert json.dumps(FitOptions("C3", seed=np.int64(5)).to_json()) == json.dumps(FitOptions("c3", seed=5).to_json())

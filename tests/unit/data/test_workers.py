@@ -40,7 +40,11 @@ def test_devices():
     workers = Workers.of(None, ["cpu", "cpu"])
     assert (workers.threads, workers.piece_bytes) == (2 * THREADS_A_DEVICE, DEVICE_PIECE_BYTES)
     assert isinstance(workers.place(3), Device)
-    for name, says in (("99", "device 99: cannot be used here: "), ("gpu", "device gpu: cannot be used here: ")):
+    for name, says in (
+        ("99", "device 99: cannot be used here: "),
+        ("gpu", "device gpu: cannot be used here: "),
+        ("", "a name is empty"),
+    ):
         with pytest.raises(InputError, match=says) as caught:
             Workers.of(None, [name])
         assert "\n" not in str(caught.value)

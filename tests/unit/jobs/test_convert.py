@@ -37,6 +37,35 @@ def items(without=()):
     return made
 
 
+def test_to_a_store_and_back(tmp_path, rng):
+    """A URL as the output was the name of a local folder, such as s3:, with a report that the files were written."""
+    fsspec = pytest.importorskip("fsspec")
+    memory, home = fsspec.filesystem("memory"), f"memory://{tmp_path.name}"
+    for i in (0, 1):
+        np.save(tmp_path / f"{i}.npy", X[20 * i : 20 * i + 20])
+    before = sorted(os.listdir(tmp_path))
+    for kind in ("npy", "parquet", "arrow"):
+        report = fr.convert(str(tmp_path / "*.npy"), f"{home}/{kind}", to=kind)
+        assert len(memory.find(f"{home}/{kind}")) == 2 and report.bytes > X.nbytes
+        fr.convert(f"{home}/{kind}", tmp_path / f"back_{kind}", to="npy")
+        back = np.concatenate([np.load(path) for path in sorted((tmp_path / f"back_{kind}").glob("?.npy"))])
+        assert np.array_equal(back, X)
+        with pytest.raises(fr.InputError, match="exists; choose another name"):
+            fr.convert(str(tmp_path / "*.npy"), f"{home}/{kind}", to=kind)
+    fr.convert(tmp_path / "0.npy", f"{home}/one.parquet")
+    with pytest.raises(fr.InputError, match="is the input itself"):
+        fr.convert(f"{home}/one.parquet", f"{home}/one.parquet", overwrite=True)
+    with pytest.raises(fr.InputError, match=r"one\.lance: Lance datasets are written to folders of this machine"):
+        fr.convert(tmp_path / "0.npy", f"{home}/one.lance")
+    bad = X.copy()
+    bad[-1, 0] = 1e30
+    np.save(tmp_path / "1.npy", bad)
+    with pytest.raises(fr.InputError, match=r"1\.npy: row 39|has a number"):
+        fr.convert(str(tmp_path / "?.npy"), f"{home}/half", dtype="float16")
+    assert memory.find(f"{home}/half") == []  # nothing half-written, no lock
+    assert [name for name in sorted(os.listdir(tmp_path)) if not name.startswith("back_")] == before
+
+
 @pytest.fixture
 def pickled(tmp_path):
     return corpus.pickle_file(tmp_path / "in" / "text_3.pkl", items())

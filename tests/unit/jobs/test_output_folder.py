@@ -296,7 +296,9 @@ def test_overwrite_keeps_an_alignment_that_is_not_of_the_run_there(tmp_path, sid
         fr.align(*sides, out)
     fr.fit(*sides, centroid="exact").save(out / "alignment.safetensors")
     before = corpus.tree(out)
-    refused(lambda: fr.align(*sides, out, overwrite=True), "holds alignment.safetensors", "not that of a run", "move it")
+    refused(
+        lambda: fr.align(*sides, out, overwrite=True), "holds alignment.safetensors", "not that of a run", "move it"
+    )
     assert corpus.tree(out) == before
     (out / "alignment.safetensors").unlink()
     fr.align(*sides, out, overwrite=True)

@@ -25,7 +25,7 @@ def sides(tmp_path, rng, monkeypatch):
     return alignment
 
 
-@pytest.mark.parametrize("wrong", ["", None, 3, b"out"])
+@pytest.mark.parametrize("wrong", ["", None, 3, b"out", "a\0b.npy"])
 def test_what_is_no_path_is_refused(sides, wrong):
     before = sorted(os.listdir())
     for call in (
@@ -55,6 +55,23 @@ def test_what_is_no_path_is_refused(sides, wrong):
 def test_what_is_no_list_of_paths_is_named(given, named):
     with pytest.raises(InputError, match=f"^{named}: expected a path, or a list of paths$"):
         paths_of(given)
+
+
+def test_a_tilde_is_the_users_folder_for_outputs_as_for_inputs(sides, monkeypatch):
+    """A shell expands ~ outside of quotes; in Python and in a file of options nothing does."""
+    os.mkdir("home")
+    monkeypatch.setenv("HOME", os.path.abspath("home"))
+    fr.align("text.npy", target="images.npy", out="~/aligned")
+    fr.apply_files("~/aligned/alignment.safetensors", "~/aligned", "~/again")
+    fr.convert("~/aligned", "~/converted.npy")
+    sides.save("~/fitted.safetensors")
+    assert fr.load("~/fitted.safetensors").fingerprint == sides.fingerprint
+    assert sorted(os.listdir("home")) == ["again", "aligned", "converted.npy", "fitted.safetensors"]
+    with pytest.raises(InputError, match="lies inside the input"):
+        fr.align("home/aligned", target="images.npy", out="~/aligned/deeper")
+    os.mkdir("~")  # a folder of that name is meant
+    sides.save("~/fitted.safetensors")
+    assert os.listdir("~") == ["fitted.safetensors"]
 
 
 @pytest.mark.parametrize("name", [".", "../"])
