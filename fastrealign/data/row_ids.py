@@ -11,7 +11,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
-from fastrealign.core.text import meant, one_line
+from fastrealign.core.text import described, meant, one_line
 from fastrealign.formats.base import Shard
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.formats.table_copy import Table
@@ -226,7 +226,13 @@ def _read(path: str | os.PathLike, column: str | None, usual: Sequence[str], wha
     except InputError:
         raise
     except (ValueError, EOFError) as error:
+        if str(error).startswith("Object arrays"):
+            raise InputError(
+                f"{path}: holds Python objects; save {what} as text, np.save(path, values.astype(str))"
+            ) from None
         raise InputError(f"{path}: is not readable as {what} ({one_line(error)})") from None
-    if not isinstance(values, list) and not (isinstance(values, np.ndarray) and values.ndim == 1):
-        raise InputError(f"{path}: holds no list of {what}")
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        raise InputError(f"{path}: holds an array of shape {values.shape}, expected a list of {what}")
+    if not isinstance(values, (list, np.ndarray)):
+        raise InputError(f"{path}: holds {described(values)}, expected a list of {what}")
     yield from _cut(values)

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.formatting import count, does, number, percent
+from fastrealign.core.wording import option
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics.mean_gap import gap
 from fastrealign.diagnostics.neighbours import foreign_share, kept_share
@@ -151,7 +152,7 @@ def binned(lengths: np.ndarray) -> list[np.ndarray]:
         if len(parts) > 1 and min(map(len, parts)) >= FEWEST:
             return parts
     raise InputError(
-        f"by_length: {count(len(lengths), 'caption')} of {count(len(values), 'length')} "
+        f"{option('by_length')}: {count(len(lengths), 'caption')} of {count(len(values), 'length')} "
         f"{does(len(lengths), 'do')} not make two bins of at least {FEWEST} rows; "
         "give more captions, or lengths that differ"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
-from fastrealign.core.text import shown
+from fastrealign.core.text import brief, described, shown
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
@@ -31,7 +31,9 @@ _FILE = re.compile(r"\.(npy|txt|json|parquet)$", re.IGNORECASE)
 
 
 def label_text(value: object) -> str:
-    """A label as text: 7, 7.0 and "7" are one class. InputError for a fraction, a list, null."""
+    """A label as text: 7, 7.0 and "7" are one class; "" for a missing one. InputError for a fraction, a list."""
+    if _is_missing(value):
+        return ""
     try:
         value = as_text(value)
     except InputError as error:
@@ -42,7 +44,14 @@ def label_text(value: object) -> str:
         return value
     if isinstance(value, Integral) or (isinstance(value, Real) and float(value).is_integer()):
         return str(int(float(value)) if not isinstance(value, Integral) else int(value))
-    raise InputError(f"has the label {value!r}, expected a class: text or a whole number")
+    raise InputError(f"has the label {brief(value)}, expected a class: text or a whole number")
+
+
+def _is_missing(value: object) -> bool:
+    """Whether a row has no label: None, NaN, pandas' NA and NaT, NumPy's masked."""
+    if value is None or value is np.ma.masked or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, Real) and bool(value != value)
 
 
 class LabelsOf(IdsOf):
@@ -56,10 +65,13 @@ class LabelsOf(IdsOf):
 def both_labels(given: Any, target: RowSource, source: RowSource) -> tuple[LabelsOf, LabelsOf]:
     """The labels of target and source, opened.
 
-    given   one for both, whose rows match, or a tuple (source, target), of: an array or list; a path, for a table with its
+    given   one for both, whose rows match, or two, (source, target), of: an array or list; a path, for a table with its
             column ("labels.parquet:category"); the name of a column of the sides' tables
     """
-    apart = isinstance(given, tuple) and len(given) == 2
+    if isinstance(given, Iterator):
+        given = list(given)
+    # Two labels are never those of the rows of a side.
+    apart = isinstance(given, (tuple, list)) and len(given) == 2
     of_source, of_target = given if apart else (given, given)
     named = isinstance(given, str) and _place_of(given, source) is None  # a column, which each side's own tables have
     if not apart and not named and count_rows(target) != count_rows(source):
@@ -74,8 +86,12 @@ def _place_of(given: str | os.PathLike, side: RowSource) -> tuple[str, str | Non
     """(path, column of its table); None for the name of a column of the side's own tables."""
     path = os.fspath(given)
     head, colon, column = path.rpartition(":")
-    if colon and head.lower().endswith(".parquet") and column and not place(path).exists():
+    if colon and column and _FILE.search(head) and not place(path).exists():
+        if not head.lower().endswith(".parquet"):
+            raise InputError(f"{path}: only .parquet files have columns of labels; leave out ':{column}'")
         return head, column
+    if colon and column and place(head).is_file() and not place(path).exists():
+        return head, column  # a file of another kind, which `LabelsOf` refuses
     if _FILE.search(path) or not isinstance(side, FileSource) or os.sep in path or place(path).exists():
         return path, None
     return None
@@ -88,53 +104,66 @@ def _opened(given: Any, side: RowSource) -> LabelsOf:
             assert isinstance(side, FileSource)
             return LabelsOf(side.files.shards, None, os.fspath(given))
         return LabelsOf([], *found, rows=count_rows(side))
+    if isinstance(given, np.ma.MaskedArray):
+        given = given.tolist()  # None for a masked one
+    if isinstance(given, Iterator):
+        given = list(given)
     values = np.asarray(given) if not isinstance(given, (list, tuple)) else given
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        raise InputError(
+            f"labels of {side.name}: {described(given)}, expected a list of a class for each row, a file or a column"
+        )
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise InputError(f"labels of {side.name}: of shape {values.shape}, expected one for each row, ({side.rows},)")
     return LabelsOf([], values, None, rows=count_rows(side))
 
 
 def drawn_labels(of: LabelsOf, numbers: np.ndarray, progress: Progress) -> np.ndarray:
-    """The labels of the rows with these ascending numbers: object array of text."""
+    """The labels of the rows with these ascending numbers: object array of text, "" for a row without one."""
     found: list[str] = []
     first = 0
     for batch in of.batches(progress):
         lo, hi = np.searchsorted(numbers, [first, first + len(batch)])
-        found += [shown(batch[number - first]) for number in numbers[lo:hi]]
+        found += ["" if batch[at].isspace() else shown(batch[at]) for at in numbers[lo:hi] - first]
         first += len(batch)
     return np.array(found, object)
 
 
 def coded(sides: Sequence[np.ndarray], named: Callable[[int], str]) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """The classes that both sides have, and each side's labels as their numbers; -1 for other classes.
+    """The classes that both sides have, and each side's labels as their numbers; -1 for other classes, and for none.
 
-    named   where the labels of side 0 and 1 come from. InputError where they have fewer than two classes in common.
+    named   where the labels of side 0, the target, and 1, the source, come from. InputError where they have fewer than two
+            classes in common.
     """
-    classes = [set(side) for side in sides]
-    for at, of in enumerate(classes):
-        if len(of) > MOST_CLASSES:
+    classes = [set(side) - {""} for side in sides]
+    for at, (side, of) in enumerate(zip(sides, classes, strict=True)):
+        labelled = int((side != "").sum())
+        # The source is trained on, so it is refused where most classes have one row.
+        most = min(MOST_CLASSES, max(labelled // 2, 2)) if at == 1 else MOST_CLASSES
+        if len(of) > most:
             raise InputError(
-                f"{named(at)}: has {len(of)} different labels in {len(sides[at])} rows, expected at most {MOST_CLASSES} "
+                f"{named(at)}: has {len(of)} different labels in {labelled} rows, expected at most {most} "
                 "classes; are these ids?"
             )
     common = sorted(classes[0] & classes[1])
     if len(common) < 2:
-        examples = ", ".join(repr(name) for name in sorted(classes[1])[:3])
-        of_target = ", ".join(repr(name) for name in sorted(classes[0])[:3])
+        of_target, of_source = (", ".join(repr(name) for name in sorted(of)[:3]) or "none" for of in classes)
         raise InputError(
             f"labels: source and target have {count(len(common), 'class')} in common, expected "
-            f"at least 2 (source: {examples}; target: {of_target})"
+            f"at least 2 (source: {of_source}; target: {of_target})"
         )
     number = {name: at for at, name in enumerate(common)}
     return tuple(common), [np.array([number.get(label, -1) for label in side]) for side in sides]
 
 
-def left_out(name: str, codes: np.ndarray) -> str:
-    """A note about the rows of a side whose class the other does not have; "" where there are none. codes: of `coded`."""
-    out = int((codes < 0).sum())
-    if not out:
-        return ""
-    return (
-        f"{name}: {out:,} of its {len(codes):,} rows {does(out, 'are')} of classes that the other side does not have; "
-        "the classifier leaves them out"
-    )
+def left_out(name: str, labels: np.ndarray, codes: np.ndarray) -> list[str]:
+    """Notes about the rows of a side that the classifier leaves out. labels: of `drawn_labels`; codes: of `coded`."""
+    missing = int((labels == "").sum())
+    notes = []
+    if missing:
+        notes.append(f"{name}: {missing:,} of its {len(codes):,} rows {does(missing, 'have')} no label")
+    if out := int((codes < 0).sum()) - missing:
+        notes.append(
+            f"{name}: {out:,} of its {len(codes):,} rows {does(out, 'are')} of classes that the other side does not have"
+        )
+    return [f"{note}; the classifier leaves them out" for note in notes]

@@ -12,6 +12,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import count
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import one_line, shown
+from fastrealign.core.wording import option
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
@@ -46,7 +47,7 @@ def row_lengths(given: ValuesLike, source: RowSource, progress: Progress) -> np.
             of the source. InputError for anything else, another number of them than rows, numbers below zero or not finite.
     """
     if not is_path(given):
-        return _checked("by_length", given, source)
+        return _checked(option("by_length"), given, source)
     path = os.fspath(given)
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npy":
@@ -54,7 +55,7 @@ def row_lengths(given: ValuesLike, source: RowSource, progress: Progress) -> np.
     if suffix == ".txt":
         return _checked(path, _lines(path), source)
     if not isinstance(source, FileSource) or os.path.exists(path):
-        raise InputError(f"by_length={shown(path)}: expected {EXPECTED}")
+        raise InputError(f"{option('by_length', shown(path))}: expected {EXPECTED}")
     captions = [text for batch in _LengthsOf(source.files.shards, None, path).batches(progress) for text in batch]
     try:
         values: Sequence[Any] = [float(text) for text in captions]
@@ -68,6 +69,10 @@ def _npy(path: str) -> np.ndarray:
         with reading(path), open_binary(path) as file:
             return np.load(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
+        if str(error).startswith("Object arrays"):
+            raise InputError(
+                f"{path}: holds Python objects; save captions as text, np.save(path, values.astype(str))"
+            ) from None
         raise InputError(f"{path}: is not readable as .npy ({one_line(error)})") from None
 
 

@@ -28,7 +28,7 @@ from fastrealign.gap_report.outcomes import (
     outcome,
 )
 from fastrealign.gap_report.sides import Labels, Sides
-from fastrealign.gap_report.tasks import classifier, hits
+from fastrealign.gap_report.tasks import fitted_classifier, hits
 
 # Pairs that are searched among, and those that are queries; rows that train a classifier, and those that test it.
 POOL, QUERIES = 10_000, 2000
@@ -80,7 +80,7 @@ class Judge:
     def classifier(self, method: str, mapped: Callable[[], ArraySource]) -> None:
         """A classifier trained on source rows, tested on target rows. mapped: all source rows that methods are fitted on."""
         if self._sides.labels is not None:
-            trained = classifier().fit(_unit(mapped(), self._train), self._taught)
+            trained = fitted_classifier(_unit(mapped(), self._train), self._taught)
             self._add(ACCURACY, method, [(1.0, by_thing(self._right(trained), self._tested))])
 
     def outcomes(self, gaps: dict[str, float], means: Means, tests: int) -> dict[str, Outcome]:
@@ -122,7 +122,7 @@ class Judge:
                     f"{count(classes, 'class')}, expected at least 2; label more rows"
                 )
         self._test, self._tested = _unit(sides.x, test), sides.numbers[0][test]
-        by_own = classifier().fit(_unit(sides.to_fit[0], own), fit_x[own])
+        by_own = fitted_classifier(_unit(sides.to_fit[0], own), fit_x[own])
         share = np.bincount(self._asked).max() / len(test)
         right = float(self._right(by_own).mean())
         self.classes = Classes(labels.names, len(self._train), len(test), right, float(share))

@@ -17,6 +17,8 @@ from fastrealign.core import checks
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
+from fastrealign.core.text import described, shown
+from fastrealign.core.wording import option
 from fastrealign.data.pair import open_both
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource
@@ -66,12 +68,29 @@ class ReportOptions:
         rows = checks.whole("rows", self.rows, MIXING_K + 1, why=f"for {MIXING_K} neighbours of each row")
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "seed", checks.seed(self.seed))
+        object.__setattr__(self, "pairs", _two("pairs", self.pairs))
+        for name, named in self.domains.items():
+            if not isinstance(named, (tuple, list)) or len(named) != 2:
+                raise InputError(f"domain {shown(str(name))}: {_named(named)}, expected (source, target)")
         if OWN in self.domains:
             raise InputError(f"a domain named {OWN!r}, as the report calls source and target; choose another name")
 
     def open(self, source: RowsLike, target: RowsLike) -> tuple[RowSource, RowSource]:
         """(target, source) of rows that the user named."""
         return open_both(source, target, self.column, self.target_column)[::-1]
+
+
+def _two(name: str, given: Any) -> bool | tuple[Any, Any] | None:
+    """True, False, None, or two sides as a tuple. InputError for anything else."""
+    if given is None or isinstance(given, (bool, np.bool_)):
+        return None if given is None else bool(given)
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise InputError(f"{option(name)}: {_named(given)}, expected True or (source, target)")
+    return given[0], given[1]
+
+
+def _named(given: Any) -> str:
+    return f"{described(given)} of {len(given)}" if isinstance(given, (tuple, list)) else described(given)
 
 
 @dataclass(frozen=True)
@@ -165,7 +184,8 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
         names, codes = coded(drawn, lambda at: f"labels of the {('target', 'source')[at]}")
         (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in parts)
         labels = Labels(names, of_x, of_y, (fitted[0], fitted[1]), x.rows == y.rows)
-        notes += [left_out(side.name, code) for side, code in zip((x, y), codes, strict=True)]
+        for side, of, code in zip((x, y), drawn, codes, strict=True):
+            notes += left_out(side.name, of, code)
     pairs, pairs_of, sides_drawn = None, count_rows(given[0]), (x, y)
     x, y = to_measure
     if of_pairs is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,13 @@ def _found(before: np.ndarray, equal: np.ndarray, k: int) -> np.ndarray:
     return np.clip((k - before) / equal, 0.0, 1.0)
 
 
-def classifier() -> Any:
-    """A new one: logistic regression on unit rows, with the strength that scikit-learn has by default, as people use it.
+def fitted_classifier(rows: np.ndarray, classes: np.ndarray) -> Any:
+    """Logistic regression on unit rows, with the strength that scikit-learn has by default, as people use it.
 
     Raises InputError without scikit-learn.
     """
-    return optional("sklearn.linear_model", "sklearn", "a classifier of labels").LogisticRegression(max_iter=1000)
+    found = optional("sklearn.linear_model", "sklearn", "a classifier of labels").LogisticRegression(max_iter=1000)
+    with warnings.catch_warnings():
+        # A target may have few rows of each of its classes: its own classifier is then a poor one, and no regression.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return found.fit(rows, classes)

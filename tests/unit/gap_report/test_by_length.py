@@ -111,15 +111,20 @@ def test_refused(tmp_path, rng):
     held = ArraySource(rng.standard_normal((3, D)).astype(np.float32), "text")
     np.save(tmp_path / "wide.npy", np.zeros((3, 2)))
     (tmp_path / "broken.npy").write_bytes(b"no array")
+    np.save(tmp_path / "objects.npy", np.array(["one", "two", "three"], object), allow_pickle=True)
     (tmp_path / "latin.txt").write_bytes(b"\xff\n\xfe\n\xfd\n")
     (tmp_path / "few.txt").write_text("one\ntwo\n")
     for given, says in (
         (str(tmp_path / "none.npy"), "none.npy: no such file"),
         (str(tmp_path / "wide.npy"), r"expected one number or one caption for each row, got an array \(3, 2\)"),
         (str(tmp_path / "broken.npy"), "broken.npy: is not readable as .npy"),
+        (
+            str(tmp_path / "objects.npy"),
+            r"holds Python objects; save captions as text, np\.save\(path, values\.astype\(str\)\)",
+        ),
         (str(tmp_path / "latin.txt"), "latin.txt: is not UTF-8 text"),
         (str(tmp_path / "few.txt"), "has 2 lengths, expected one for each of 3 rows of text"),
-        ("caption", "by_length=caption: expected a text column of the source, a .txt file"),
+        ("caption", "by_length='caption': expected a text column of the source, a .txt file"),
         ([1, -2, 3], "number 1 is -2, expected a length of 0 or more"),
         ([1, 2, float("nan")], "number 2 is nan, expected a length of 0 or more"),
         ([1, None, 3], "expected one number or one caption for each row"),

@@ -298,12 +298,26 @@ def test_options_that_mean_nothing_are_reported_in_one_line(few):
         fr.report(y, x, pairs=(y[:30], x))
     with refused(InputError, "pairs are 7 wide"):
         fr.report(y, x, pairs=(y[:, :7], x[:, :7]))
+    for pairs, words in (([y], "a list of 1"), (3, "an int"), ((y, x, y), "a tuple of 3"), ("text.npy", "a str")):
+        with refused(InputError, f"pairs=: {words}, expected True or .source, target."):
+            fr.report(y, x, pairs=pairs)
+    with refused(InputError, "domain other: a tuple of 1, expected .source, target."):
+        fr.report(y, x, domains={"other": (y,)})
     with refused(InputError, "domain other", "7 wide"):
         fr.report(y, x, domains={"other": (y[:, :7], x[:, :7])})
     with refused(InputError, "domain named 'these rows'", "another name"):
         fr.report("nowhere.npy", "nowhere.npy", domains={"these rows": (y, x)})
     with refused(InputError, "read once"):
         fr.report(iter([y]), x)
+
+
+def test_pairs_in_a_list_are_pairs(few):
+    """They passed for True: row i of the sides, which are not the pairs that were named."""
+    y, x = few(120, 4)
+    in_list, in_tuple = (
+        fr.report(y, x, pairs=pairs, methods=["none"]) for pairs in ([y[:30], x[:30]], (y[:30], x[:30]))
+    )
+    assert in_list.pair_rows == in_tuple.pair_rows == 30
 
 
 def test_noise_that_a_run_added_is_noted(sides, tmp_path):

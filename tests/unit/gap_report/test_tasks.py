@@ -110,7 +110,15 @@ def test_labels_in_every_form(tmp_path, labelled, monkeypatch):
         (np.arange(59) % 3, "has 59 labels, expected one for each of 60 rows"),
         (np.arange(61) % 3, "has more than 60 labels, expected one for each of 60 rows"),
         (np.linspace(0, 1, 60), r"number 1 has the label .*0\.0169.*, expected a class"),
-        ([None] * 60, "number 0 has the label None, expected a class"),
+        ([None] * 60, r"0 classes in common, expected at least 2 \(source: none; target: none\)"),
+        (["a", ["b"] * 300] * 30, r"number 1 has the label .{100}\.\.\., expected a class"),
+        ({"a": 1}, "labels of target: a dict, expected a list of a class for each row, a file or a column"),
+        ((["a", "b"] * 30, None), "labels of target: None, expected a list"),
+        (
+            np.arange(60),
+            "labels of the source: has 60 different labels in 60 rows, expected at most 30 classes; are these ids",
+        ),
+        ("labels.npy:kind", r"only \.parquet files have columns of labels; leave out ':kind'"),
         (np.zeros((60, 2)), r"of shape \(60, 2\), expected one for each row"),
         (np.zeros(60, int), "have 1 class in common, expected at least 2"),
         ((["a", "b"] * 30, ["c", "d"] * 30), r"0 classes in common.*source: 'a', 'b'; target: 'c', 'd'"),
@@ -122,6 +130,62 @@ def test_labels_that_are_wrong_are_one_line(labelled, given, words):
     y, x, _ = labelled
     with pytest.raises(InputError, match=f"(?s)^(?!.*\n).*{words}"):
         fr.report(y, x, labels=given)
+
+
+def test_rows_without_a_label_are_left_out(tmp_path, labelled):
+    """As each form writes one that is missing; a class of rows without one would be found where nobody looked."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pd = pytest.importorskip("pandas")
+    y, x, labels = labelled
+    texts = [None if at % 10 == 0 else str(label) for at, label in enumerate(labels)]
+    (tmp_path / "l.txt").write_text("\n".join(text or " " * (at % 3) for at, text in enumerate(texts)))
+    (tmp_path / "l.json").write_text(json.dumps(texts))
+    pq.write_table(pa.table({"kind": texts}), tmp_path / "l.parquet")
+    gaps = np.where(np.arange(60) % 10 == 0, np.nan, labels)
+    np.save(tmp_path / "l.npy", gaps)
+    forms = [
+        texts, iter(texts), pd.Series(texts), pd.array(texts, "string"), gaps, tmp_path / "l.txt", tmp_path / "l.json",
+        tmp_path / "l.npy", f"{tmp_path / 'l.parquet'}:kind", [text or "" for text in texts],
+        np.ma.masked_array(labels, np.isnan(gaps)), [texts, texts],
+    ]  # fmt: skip
+    found = [fr.report(y, x, labels=given, methods=("none",)) for given in forms]
+    for report in found:
+        assert report.classes == found[0].classes and report.classes.names == ("0", "1", "2")
+        assert report.classes.train + report.classes.test == 54
+        notes = [note for note in report.notes if "label" in note]
+        said = "6 of its 60 rows have no label; the classifier leaves them out"
+        assert notes == [f"target: {said}", f"source: {said}"]
+
+
+def test_files_of_labels_that_hold_no_list_say_what_to_do(tmp_path, labelled):
+    y, x, labels = labelled
+    path = tmp_path / "l.npy"
+    for values, words in (
+        (labels[:, None], r"l\.npy: holds an array of shape \(60, 1\), expected a list of labels"),
+        (
+            labels.astype(object),
+            r"l\.npy: holds Python objects; save labels as text, np\.save\(path, values\.astype\(str\)\)",
+        ),
+    ):
+        np.save(path, values, allow_pickle=True)
+        with pytest.raises(InputError, match=words):
+            fr.report(y, x, labels=path)
+    (tmp_path / "l.json").write_text('{"0": "a"}')
+    with pytest.raises(InputError, match=r"l\.json: holds a dict, expected a list of labels"):
+        fr.report(y, x, labels=tmp_path / "l.json")
+    (tmp_path / "l.csv").write_text("kind\na\n")
+    with pytest.raises(InputError, match=r"l\.csv: labels are not read from '\.csv' files"):
+        fr.report(y, x, labels=f"{tmp_path / 'l.csv'}:kind")
+
+
+@pytest.mark.filterwarnings("error:The number of unique classes")
+def test_a_target_of_few_rows_of_each_class_is_no_regression(few):
+    y, x = few(300, 4)
+    labels = np.arange(300) % 40
+    report = fr.report(
+        y, x[:50], labels=(labels, labels[:50]), methods=("none",)
+    )  # the warning of scikit-learn would be an error
+    assert report.classes.test == 25 and len(report.classes.names) == 40
 
 
 def test_one_list_for_sides_that_do_not_match(labelled):
@@ -139,9 +203,21 @@ def test_ids_are_no_classes(few):
 
 
 def test_label_text():
-    values = [7, 7.0, np.int8(7), "7", True, np.False_, b"caf\xc3\xa9"]
-    assert [label_text(value) for value in values] == ["7", "7", "7", "7", "True", "False", "café"]
-    for value in (0.5, float("nan"), [1], b"\xff"):
+    values = [
+        7,
+        7.0,
+        np.int8(7),
+        "7",
+        True,
+        np.False_,
+        b"caf\xc3\xa9",
+        None,
+        float("nan"),
+        np.float32("nan"),
+        np.ma.masked,
+    ]
+    assert [label_text(value) for value in values] == ["7", "7", "7", "7", "True", "False", "café", "", "", "", ""]
+    for value in (0.5, [1], b"\xff"):
         with pytest.raises(InputError, match="label"):
             label_text(value)
 
