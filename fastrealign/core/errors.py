@@ -48,7 +48,12 @@ class BadShardError(InputError):
 
 
 class BadRowsError(InputError):
-    """A row that has no direction: NaN, Inf or zero, or one that the map sends to zero."""
+    """A row that has no direction: NaN, Inf or zero, or one that the map sends to zero.
+
+    row   which row of a pass, and why, without what can be done about it; "" elsewhere
+    """
+
+    row = ""
 
 
 _MEMORY = "not enough memory; lower {max_memory} or {threads}, or end other programs"

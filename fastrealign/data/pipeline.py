@@ -79,10 +79,13 @@ class Pass:
             raise self._failure
         if self.first_bad is not None and self.bad_rows == "error":
             where = self.source.where(self.first_bad.shard, self.first_bad.row)
-            raise BadRowsError(
-                f"{where} {self.first_bad.why}; fix it, or leave such rows out ({option('bad_rows', 'skip')}) or pass them on "
-                f"unmapped ({option('bad_rows', 'keep')})"
+            row = f"{where} {self.first_bad.why}"
+            error = BadRowsError(
+                f"{row}; fix it, or leave such rows out ({option('bad_rows', 'skip')}) or pass them on unmapped "
+                f"({option('bad_rows', 'keep')})"
             )
+            error.row = row
+            raise error
 
     def _side_by_side(self, make_work: MakeWork, done: Done | None) -> None:
         pieces = pieces_of(self.source, self.workers)

@@ -16,7 +16,8 @@ import numpy as np
 from fastrealign.core.checks import number
 from fastrealign.core.errors import InputError
 from fastrealign.core.row_argument import unmasked
-from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above
+from fastrealign.core.wording import option
+from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above, check_widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,7 @@ class Frame:
 
     def restrict(self, of: Covariance) -> tuple[np.ndarray, np.ndarray]:
         """(S_U, S_V): the covariance in the coordinates of U, (rank, rank), and of V, (d - rank, d - rank)."""
+        check_widths(len(self.basis), of.d)
         return self.U.T @ of.matrix @ self.U, self.V.T @ of.matrix @ self.V
 
     def spectra(self, of: Covariance) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +119,7 @@ def fixed_frame(x: Covariance, y: Covariance, *, energy: float = 0.95) -> Frame:
     3
     """
     energy = check_energy(energy)
-    if x.d != y.d:
-        raise InputError(f"covariances of width {x.d} and {y.d}: both must come from one encoder pair")
+    check_widths(x.d, y.d)
     both = Covariance(x.mean, x.matrix + y.matrix, x.count + y.count)
     above(both.eigenvalues, FLOOR)
     reached = np.cumsum(both.eigenvalues) / both.eigenvalues.sum()
@@ -191,8 +192,8 @@ def decompose(frame: Frame, difference: Covariance) -> Decomposition:
     >>> distance == parts.total
     True
     """
-    beta, gamma = frame.split(difference.mean)
     in_u, in_v = frame.restrict(difference)
+    beta, gamma = frame.split(difference.mean)
     return Decomposition(
         beta, gamma, float(beta @ beta), float(gamma @ gamma), float(np.trace(in_u)), float(np.trace(in_v))
     )
@@ -265,7 +266,7 @@ def coupling(frame: Frame, difference: Covariance, *, ridge: float = 1e-3) -> Co
     difference : Covariance
         `difference_covariance` of the pairs.
     ridge : float
-        Weight of the penalty, relative to tr(S_delta) / rank.
+        Weight of the penalty, relative to tr(S_delta) / rank; 0 or more.
 
     Returns
     -------
@@ -284,11 +285,17 @@ def coupling(frame: Frame, difference: Covariance, *, ridge: float = 1e-3) -> Co
     >>> round(coupling(Frame(np.eye(2), 1, 0.5), difference, ridge=0.0).explained, 3)
     0.25
     """
+    ridge = number("ridge", ridge, lambda weight: weight >= 0.0, "of 0 or more")
     in_u, in_v = frame.restrict(difference)
     cross = frame.V.T @ difference.matrix @ frame.U
     if np.trace(in_v) <= 0.0 or np.trace(in_u) <= 0.0:
         raise InputError("the pairs' differences have no spread in U or in V: nothing to regress")
     weight = ridge * np.trace(in_u) / frame.rank
-    slope = np.linalg.solve(in_u + weight * np.eye(frame.rank), cross.T).T
+    try:
+        slope = np.linalg.solve(in_u + weight * np.eye(frame.rank), cross.T).T
+    except np.linalg.LinAlgError:
+        raise InputError(
+            f"{option('ridge', ridge)}: the pairs' differences span fewer directions than U; give a ridge above 0"
+        ) from None
     left = np.trace(in_v) - 2 * np.sum(slope * cross) + np.sum((slope @ in_u) * slope)
     return Coupling(float(np.linalg.norm(slope, 2)), float(1 - left / np.trace(in_v)), ridge)

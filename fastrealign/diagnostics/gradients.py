@@ -15,6 +15,7 @@ import numpy as np
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.libraries import torch
+from fastrealign.core.row_argument import unmasked
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import as_tensor
 from fastrealign.data.row_source import RowsLike
@@ -177,6 +178,9 @@ def vmf_concentration(vectors: np.ndarray) -> float | None:
     >>> vmf_concentration(np.array([[2.0, 0.0], [0.0, 1.0]])).__round__(3)
     2.121
     """
+    vectors = unmasked(vectors, "vectors")
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not np.isfinite(vectors).all():
+        raise InputError(f"vectors of shape {vectors.shape} ({vectors.dtype}): expected finite numbers (n, d)")
     lengths = np.linalg.norm(vectors, axis=1)
     if not lengths.any():
         return None

@@ -12,8 +12,8 @@ from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.reduction import reduce_source
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.second_moments import Covariance
-from fastrealign.diagnostics.unit_rows import open_sides
+from fastrealign.diagnostics.second_moments import Covariance, check_widths
+from fastrealign.diagnostics.unit_rows import measuring, open_sides
 
 
 @computes
@@ -107,6 +107,7 @@ def predicted_drift(mean: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     >>> predicted_drift(np.array([2.0, 0.0]), 0.04 * np.eye(2))
     array([-0.005,  0.   ])
     """
+    check_widths(len(mean), *matrix.shape)
     r = float(np.linalg.norm(mean))
     if r < 1e-9:
         raise InputError("the mean is zero, so it has no direction to drift from")
@@ -143,10 +144,12 @@ def phantom_drift(rows: RowsLike, s: float, b: np.ndarray, of: Covariance) -> Dr
     >>> round(float(np.linalg.norm(drift.measured)), 3), round(float(np.linalg.norm(drift.predicted)), 3)
     (0.041, 0.043)
     """
+    source = open_rows(rows, "source")
+    check_widths(source.d, of.d, len(b))
     mean = s * of.mean + b
     predicted = predicted_drift(mean, s * s * of.matrix)
     ratio = float(s * s * of.trace / (mean @ mean))
-    projected = _mean(open_rows(rows, "source"), RowMap(s, b))
+    projected = _mean(source, RowMap(s, b))
     measured = projected - mean / np.linalg.norm(mean)
     return Drift(measured, predicted if ratio <= IN_RANGE else None, projected - mean, ratio)
 
@@ -158,5 +161,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def _mean(source: RowSource, row_map: RowMap) -> np.ndarray:
-    sums, _ = reduce_source(source, row_map, "measuring the mean")
+    with measuring():
+        sums, _ = reduce_source(source, row_map, "measuring the mean")
+    if not sums.count:
+        raise InputError(f"{source.name}: has no rows, expected at least 1 to have a mean")
     return sums.mean

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign.core.checks import whole
+from fastrealign.core.checks import number, whole
 from fastrealign.core.errors import InputError
-from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above
+from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above, check_widths, checked_eigenvalues
 
 
 def sigma_gap(x: Covariance, y: Covariance) -> float:
@@ -32,6 +32,7 @@ def sigma_gap(x: Covariance, y: Covariance) -> float:
     >>> sigma_gap(covariance(rows), covariance(-rows)) < 1e-12
     True
     """
+    check_widths(x.d, y.d)
     above(x.eigenvalues, FLOOR)
     return float(np.linalg.norm(x.matrix - y.matrix) / np.linalg.norm(x.matrix))
 
@@ -63,7 +64,7 @@ def condition_number(eigenvalues: np.ndarray, *, floor: float = FLOOR) -> Condit
     eigenvalues : ndarray
         (d,).
     floor : float
-        Eigenvalues up to this share of the largest are left out.
+        Eigenvalues up to this share of the largest are left out; 0 to below 1.
 
     Returns
     -------
@@ -75,8 +76,10 @@ def condition_number(eigenvalues: np.ndarray, *, floor: float = FLOOR) -> Condit
     >>> condition_number(np.array([4.0, 2.0, 1.0, 0.0]))
     Condition(value=4.0, kept=3, of=4, floor=1e-06)
     """
-    kept = np.asarray(eigenvalues)[above(eigenvalues, floor)]
-    return Condition(float(kept.max() / kept.min()), len(kept), len(eigenvalues), floor)
+    values = checked_eigenvalues(eigenvalues)
+    floor = number("floor", floor, lambda share: 0.0 <= share < 1.0, "from 0 to below 1, a share of the largest")
+    kept = values[above(values, floor)]
+    return Condition(float(kept.max() / kept.min()), len(kept), len(values), floor)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def power_law(eigenvalues: np.ndarray, *, first: int = 1, last: int | None = Non
     >>> round(power_law(1 / np.arange(1, 11) ** 2).alpha, 6)
     2.0
     """
-    values = np.asarray(eigenvalues, dtype=np.float64)
+    values = checked_eigenvalues(eigenvalues, ordered=True)
     first = whole("first", first, 1)
     last = max(len(values) // 2, first + 1) if last is None else whole("last", last, 2)
     last = min(last, int(np.count_nonzero(above(values, FLOOR))))
@@ -163,7 +166,8 @@ def effective_rank(eigenvalues: np.ndarray) -> float:
     >>> round(effective_rank(np.ones(10)), 6)
     10.0
     """
-    values = np.asarray(eigenvalues)[above(eigenvalues, 0.0)]
+    values = checked_eigenvalues(eigenvalues)
+    values = values[above(values, 0.0)]
     p = values / values.sum()
     return float(np.exp(-np.sum(p * np.log(p))))
 
@@ -195,6 +199,7 @@ def spectral_correlation(x: np.ndarray, y: np.ndarray) -> float:
     >>> round(spectral_correlation(1 / k, 1 / k**2), 6)
     1.0
     """
+    x, y = (checked_eigenvalues(side, ordered=True) for side in (x, y))
     k = int(min(np.count_nonzero(above(x, FLOOR)), np.count_nonzero(above(y, FLOOR))))
     if k < 3:
         raise InputError(f"only {k} eigenvalues are above {FLOOR:g} of the largest on both sides: too few to correlate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -19,6 +20,7 @@ from fastrealign.data.sources import open_rows
 
 # Rows of a block: enough for products of matrices to be fast (spectrum.py), few enough to take little memory.
 BLOCK_ROWS = 1024
+_LEAVE_OUT = "leave such rows out before measuring"
 
 
 # Stores mapped rows in the second array and says which have no direction, as `Method.apply` does.
@@ -173,5 +175,14 @@ def chunks(source: RowSource) -> Iterator[tuple[Piece, int, np.ndarray]]:
             yield piece, lo, as_rows(cast(Any, rows).cpu() if on_device(rows) else rows)
 
 
+@contextmanager
+def measuring() -> Iterator[None]:
+    """What a pass says of a row without a direction, as metrics say it: they have no option to skip rows."""
+    try:
+        yield
+    except BadRowsError as error:
+        raise BadRowsError(f"{error.row}; {_LEAVE_OUT}" if error.row else str(error)) from None
+
+
 def _refuse(source: RowSource, piece: Piece, row: int, why: str) -> None:
-    raise BadRowsError(f"{source.where(piece.shard, row)} {why}; leave such rows out before measuring")
+    raise BadRowsError(f"{source.where(piece.shard, row)} {why}; {_LEAVE_OUT}")

@@ -13,6 +13,7 @@ from fastrealign.core.text import shown
 from fastrealign.data.reduction import reduce_maps
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource
+from fastrealign.diagnostics.unit_rows import measuring
 from fastrealign.gap_report.report_data import Domains, SampleSize
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baselines import fit_baseline
@@ -23,7 +24,8 @@ TRIALS = 5
 
 def fit_realign(source: RowSource, target: RowSource) -> Alignment:
     """ReAlign as published."""
-    fitted = fit_baseline("realign", source, target)
+    with measuring():
+        fitted = fit_baseline("realign", source, target)
     assert isinstance(fitted, Alignment)
     return fitted
 

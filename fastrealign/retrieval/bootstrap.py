@@ -8,6 +8,9 @@ import numpy as np
 
 DRAWS = 2000
 CONFIDENCE = 0.95
+# The fewest queries whose differences can exclude zero: that fewer all rise is no less probable than 5 % by a sign test, and
+# draws of them all rise, too.
+FEWEST = 6
 # Draws made at a time: with 10,000 queries 16 MB of counts.
 _STEP = 200
 
@@ -23,6 +26,7 @@ class Figure:
     change : float
         value less that of "none" on the same queries; 0 for "none".
     change_interval : (float, float)
+        Where fewer than FEWEST queries differ it reaches to zero at least.
     """
 
     value: float
@@ -58,6 +62,9 @@ def figures(values: np.ndarray, seed: int) -> list[list[Figure]]:
     changes = means - means[:, :1]
     ends = np.array([0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     intervals, of_changes = (np.nanquantile(drawn, ends, axis=0) for drawn in (means, changes))
+    few = ((values != values[:1]) & counted).sum(axis=2) < FEWEST
+    of_changes[0, few] = np.minimum(of_changes[0, few], 0.0)
+    of_changes[1, few] = np.maximum(of_changes[1, few], 0.0)
     return [
         [
             Figure(

@@ -40,7 +40,7 @@ def test_what_a_frame_refuses(orthonormal):
     for energy in (0, 1, -1, 2, np.nan):
         with pytest.raises(InputError, match="expected a number between 0 and 1, a share"):
             D.fixed_frame(x, x, energy=energy)
-    with pytest.raises(InputError, match="width 3 and 4"):
+    with pytest.raises(InputError, match="widths 3 and 4"):
         D.fixed_frame(x, of([1.0, 1, 1, 1], np.eye(4)))
     one = of([1.0], np.eye(1))
     with pytest.raises(InputError, match="no two subspaces"):

@@ -119,6 +119,25 @@ def test_intervals_have_the_width_of_the_bootstrap(rng):
     assert other.better and np.ptp(other.change_interval) < 0.02 * np.ptp(other.interval)
 
 
+@pytest.mark.parametrize("n", [1, 5, 6, 200])
+def test_a_few_queries_that_rise_exclude_no_chance(n):
+    """Every draw of one query that rises rises; five that rise, and no other that differs, are chance in one of 16."""
+    values = np.zeros((2, 1, 300))
+    values[1, 0, :n] = 1.0
+    values[:, :, 290:] = np.nan
+    change = figures(values if n > 1 else values[:, :, :1], 0)[1][0]
+    assert change.better is (True if n >= 6 else None) and change.change > 0
+    assert figures(values[::-1], 0)[1][0].better is (False if n >= 6 else None)
+
+
+@pytest.mark.filterwarnings("ignore:role query")
+def test_one_judged_query_advises_nothing(world):
+    report = evaluate(**{**world, "sample": 1})
+    assert report.choice is None and report.advice.startswith("Leave the embeddings as they are: no method raises")
+    assert not report.warnings and not report.to_json()["take"]
+    assert all(of.better is None for figures in report.figures.values() for of in figures.values())
+
+
 def test_scores_and_thresholds(found):
     before, after = (found.scores[name].distributions for name in ("none", "centred"))
     middle = lambda of, pair: of[pair].quantiles[2]  # noqa: E731
