@@ -119,8 +119,17 @@ def _message_of(error: BaseException, interrupt: Interrupt) -> tuple[int, str, s
     short = shortage(error)
     if short is not None:
         return 1, "error", short
+    if not _current_folder_exists():
+        return 2, "error", "the current folder was removed or renamed; change to another one, then run again"
     lines = str(error).strip().splitlines()
     return 1, "error", f"{type(error).__name__}: {lines[0] if lines else ''} (FASTREALIGN_DEBUG=1 shows where)"
+
+
+def _current_folder_exists() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -150,5 +159,7 @@ def _warnings_on_stderr(as_json: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         warnings.simplefilter("ignore", DeprecationWarning)  # of libraries about libraries: nothing a user can do
+        # Of torch about how it loads a file itself.
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated|Validating sparse tensor invariants")
         warnings.simplefilter("always", FitWarning)
         yield

@@ -7,12 +7,14 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NoReturn, cast
 
 from fastrealign.cli.config import with_config
 from fastrealign.cli.console import writing_out
 from fastrealign.cli.help_text import HelpFormatter
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import listed
 from fastrealign.core.text import meant
 from fastrealign.core.version import __version__
 
@@ -87,6 +89,7 @@ class _Parser(argparse.ArgumentParser):
         self.commands: Mapping[str, argparse.ArgumentParser] = {}
         # Options that a --config file gave, and where.
         self._from_file: dict[str, str] = {}
+        self._words: Sequence[str] = ()
 
     def parse_known_args(  # type: ignore[override]  # without the overload for a namespace of another type
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -98,12 +101,30 @@ class _Parser(argparse.ArgumentParser):
                 break  # what follows are no options, or those of a subcommand
             name = arg.partition("=")[0]
             if re.fullmatch(r"--?[A-Za-z][\w-]+", name) and name not in self._option_string_actions:
-                self.error(f"there is no option {name}{meant('-' + name.lstrip('-'), self._option_string_actions)}")
+                self.error(self._unknown(name))
+        self._words = args
         args, self._from_file = with_config(args, self, self.commands)
         known, rest = super().parse_known_args(args, namespace)
         if rest and self._subparsers is None:  # here, since the parser of all commands would refer to its own help
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return known, rest
+
+    def _unknown(self, name: str) -> str:
+        others = [command for command, other in self.commands.items() if name in other._option_string_actions]
+        if others:
+            return f"{name} is an option of {listed(others)}, not of {self.prog.rpartition(' ')[2]}; leave it out"
+        return f"there is no option {name}{meant('-' + name.lstrip('-'), self._option_string_actions)}"
+
+    def _swallowed(self, message: str) -> str:
+        """Where a path is missing because an option of several took it: which, for a message that says a path is required."""
+        required = message.startswith("the following arguments are required: ")
+        missing = [str(one.metavar) for one in self._get_positional_actions() if str(one.metavar) in message]
+        for at, word in enumerate(self._words if required and missing else ()):
+            action = self._option_string_actions.get(word)
+            taken = list(takewhile(lambda one: not one.startswith("-"), self._words[at + 1 :]))
+            if action is not None and action.nargs == "+" and len(taken) > 1:
+                return f"; {word} took {taken[-1]}, too: name {missing[-1]} before {word}"
+        return ""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -117,6 +138,7 @@ class _Parser(argparse.ArgumentParser):
             (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
+        message += self._swallowed(message)
         for option, where in self._from_file.items():
             message = message.replace(f"argument {option}: ", f"{where}: ")
         raise InputError(f"{message}{' See' if message.endswith('?') else '; see'} {self.prog} --help")

@@ -51,9 +51,21 @@ def choose(
     if fit(field) < Fit.PERHAPS and not (is_blank is not None and is_blank(column)):
         raise (Unclear if asked.column is None else InputError)(
             f"{path}: column {column!r} holds {one_line(field.type)}, expected lists of float16, float32 or float64, one "
-            f"embedding a row{instead(candidates, column, asked)}"
+            f"embedding a row{instead(candidates, column, asked) or _as_lists(field.type, column)}"
         )
     return column
+
+
+def _as_lists(kind: pa.DataType, column: str) -> str:
+    """What makes lists of floats of encoded embeddings, in a DataFrame."""
+    of = f"frame[{column!r}]"
+    if _is_text(kind):
+        return f"; of lists written as text: {of} = {of}.map(json.loads)"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return f"; of float32 as bytes: {of} = {of}.map(lambda row: numpy.frombuffer(row, 'float32'))"
+    if is_list(kind) and pa.types.is_integer(kind.value_type):
+        return f"; of whole numbers: {of} = {of}.map(lambda row: row.astype('float32'))"
+    return ""
 
 
 def candidates_of(schema: pa.Schema) -> list[Candidate]:

@@ -197,7 +197,7 @@ def _entries(folder: Place) -> tuple[list[Place], list[Place]]:
     try:
         if isinstance(folder, Path):
             with reading(folder):
-                found = {folder / entry.name: entry.is_dir() for entry in os.scandir(folder)}
+                found = {folder / entry.name: _is_folder(entry) for entry in os.scandir(folder)}
         else:
             for name, facts in folder.entries():
                 found[folder / name] = facts.kind == "directory"
@@ -205,6 +205,13 @@ def _entries(folder: Place) -> tuple[list[Place], list[Place]]:
     except Missing:
         raise InputError(f"{folder}: no such file or folder") from None
     return list(found), [path for path in found if found[path]]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: if it is read, the error names it
+        return False
 
 
 def _is_shard(path: Place) -> bool:

@@ -29,7 +29,7 @@ from fastrealign.formats.choose_column import (
     other_split,
 )
 from fastrealign.formats.matrix import fit_of_shape
-from fastrealign.formats.pickles import EMBED, PickleShard, kind_of, shown_key
+from fastrealign.formats.pickles import EMBED, LIST, PickleShard, kind_of, shown_key
 from fastrealign.formats.unpickler import load
 from fastrealign.storage.paths import AnyPath
 
@@ -61,7 +61,7 @@ class AnyPickleShard(PickleShard):
         if isinstance(value, np.ndarray):
             value = {EMBED: value}
         if not isinstance(value, dict) or not value:
-            raise InputError(f"{self.path}: holds {kind_of(value)}, expected a list or a dict with embeddings")
+            raise InputError(f"{self.path}: holds {kind_of(value)}, expected a list or a dict with embeddings; {LIST}")
         if all(isinstance(part, dict) for part in value.values()):
             return [{"id": name, **item} for name, item in self._chosen(value).items()]
         if any(_is_matrix(part) or (name in USUAL_NAMES and _is_sequence(part)) for name, part in value.items()):
@@ -71,7 +71,7 @@ class AnyPickleShard(PickleShard):
             return [{"id": name, EMBED: part} for name, part in value.items()]
         raise InputError(
             f"{self.path}: holds a dict with {_listed(value)}, none of which is a 2-D array of embeddings or all items "
-            "by id; pickle a list of {'id': ..., 'embed': array}"
+            f"by id; {LIST}"
         )
 
     def _chosen(self, value: dict) -> dict:

@@ -24,6 +24,9 @@ from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import file_size
 from fastrealign.storage.paths import AnyPath, Place
 
+# Advice where a file holds something else.
+LIST = "pickle a list of {'id': ..., 'embed': array}"
+
 EMBED = "embed"
 
 
@@ -142,13 +145,16 @@ class PickleShard(Shard):
         if not isinstance(items, list):
             raise InputError(
                 f"{self.path}: holds {kind_of(items)}, expected a list of items; "
-                "`fastrealign convert` reads some other layouts"
+                + ("`fastrealign convert` reads some other layouts" if isinstance(items, (dict, np.ndarray)) else LIST)
             )
         return items
 
     def _width(self, embed: object, at: int) -> int:
         if not isinstance(embed, np.ndarray):
-            raise InputError(f"{self.path}: item {at}: {self.key!r} is {kind_of(embed)}, expected a NumPy float array")
+            how = "; numpy.asarray(x, 'float32') makes one of a list" if isinstance(embed, (list, tuple)) else ""
+            raise InputError(
+                f"{self.path}: item {at}: {self.key!r} is {kind_of(embed)}, expected a NumPy float array{how}"
+            )
         if not _one_vector(embed):
             raise InputError(
                 f"{self.path}: item {at}: {self.key!r} has shape {embed.shape}, expected (width,) or (1, width)"

@@ -101,6 +101,8 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple
             f"{path}: cannot be read as {_saved(kind)} (.safetensors): it is a folder; {_better(Path(path), kind)}"
         )
     at = hub_file(str(path)) if is_on_hub(path) else path
+    if isinstance(local_path := place(at), Path) and local_path.exists() and not local_path.is_file():
+        raise InputError(f"{path}: is not a regular file; copy its contents to one first")
     try:
         with local_copy(at) as local, safe_open(str(local), framework="numpy") as file:
             record = (file.metadata() or {}).get(RECORD)

@@ -48,7 +48,7 @@ class TorchShard(MatrixShard):
         size = file_size(path)
         self._mapped = is_archive(self.path, size)
         self.key, tensor = self._choose(load(self.path, self._mapped))
-        self.column = self.key
+        self.column = None if self.key is None else str(self.key)
         self.rows, self.dim, self.dtype = self._facts(tensor)
         self.between = tuple(tensor.shape[1:-1])
         self._strides = tensor.stride(0), tensor.stride(-1)
@@ -82,7 +82,7 @@ class TorchShard(MatrixShard):
         for name, one in value.items() if isinstance(value, dict) else ():
             if name == self.key:
                 continue
-            mine = not other_split(str(name), self.key)
+            mine = not other_split(str(name), self.column)
             if mine and isinstance(one, torch.Tensor) and one.shape == (self.rows,) and one.dtype != torch.bfloat16:
                 found[str(name)] = one.detach().clone().numpy()
             elif mine and isinstance(one, (list, tuple)) and len(one) == self.rows:
@@ -91,31 +91,31 @@ class TorchShard(MatrixShard):
                 others.append(str(name))
         return found, others
 
-    def _choose(self, value: Any) -> tuple[str | None, torch.Tensor]:
-        """The matrix in the loaded value, and its key if that is a dict."""
+    def _choose(self, value: Any) -> tuple[Any, torch.Tensor]:
+        """The matrix in the loaded value, and its key if that is a dict, of any type; users name it as text."""
         if isinstance(value, torch.Tensor):
             return None, value
         if not isinstance(value, dict):
             raise InputError(
                 f"{self.path}: holds {described(value)}, expected a matrix or a dict with a matrix among its values"
             )
-        found = [Candidate(str(name), _holds(one), _fit(one)) for name, one in value.items()]
+        found = [(key, one, Candidate(str(key), _holds(one), _fit(one))) for key, one in value.items()]
         self._candidates = [
-            one for one in found if one.fit is not Fit.NO or isinstance(value.get(one.name), torch.Tensor)
+            known for _, one, known in found if known.fit is not Fit.NO or isinstance(one, torch.Tensor)
         ]
-        key = choose_name(self.path, self._candidates, self._wanted, "tensor", "a matrix of floats")
-        tensor = value.get(key)
+        name = choose_name(self.path, self._candidates, self._wanted, "tensor", "a matrix of floats")
+        key, tensor, held = next(one for one in found if one[2].name == name)
         if not isinstance(tensor, torch.Tensor):
-            held = next(one.holds for one in self._candidates if one.name == key)
-            with with_alternatives(self._candidates, key, self._wanted):
-                raise InputError(f"{self.path}: {key!r} is {held}, expected a tensor")
+            with with_alternatives(self._candidates, name, self._wanted):
+                raise InputError(f"{self.path}: {name!r} is {held.holds}, expected a tensor")
         return key, tensor
 
     def _facts(self, tensor: torch.Tensor) -> tuple[int, int, np.dtype]:
         if self.key is None:
             return self._checked(tensor, self.path)
-        with with_alternatives(self._candidates, self.key, self._wanted):
-            return self._checked(tensor, f"{self.path}: tensor {self.key!r}")
+        name = str(self.key)
+        with with_alternatives(self._candidates, name, self._wanted):
+            return self._checked(tensor, f"{self.path}: tensor {name!r}")
 
     def _checked(self, tensor: torch.Tensor, where: str) -> tuple[int, int, np.dtype]:
         if str(tensor.layout) != "torch.strided" or tensor.is_nested or tensor.device.type != "cpu":
@@ -167,7 +167,7 @@ class TorchWriter(CarryingWriter):
             for key, old in self._value.items():
                 if key == self._key:
                     value[key] = tensor
-                elif mask is not None and not other_split(str(key), self._key):
+                elif mask is not None and not other_split(str(key), str(self._key)):
                     value[key] = _kept(old, mask)
         save_around(value, hole, self._file, self._start_at if mask is None else self._move)
 

@@ -59,7 +59,7 @@ class ConvertedFiles(OutputFolder):
             names, metadata = names_of(files.shards, self.to, side)
         if self.to == "lance" and not isinstance(path, Path):
             raise InputError(
-                f"{out}: Lance datasets are written to folders of this machine; name one, and copy it there"
+                f"{out}: lance datasets are written to folders of this machine; name one, and copy it there"
             )
         self.paths: list[Place] = [self.root / name for name in names]
         self.metadata: list[Place] = [self.root / name for name in metadata] if self.to == "npy" else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastrealign import formats
 from fastrealign.core.errors import InputError
@@ -48,6 +49,13 @@ class Layout:
             raise InputError(
                 f"{out}: {path.suffix} is not written, the output keeps the format of the input; "
                 f"name {f'a {place(files.shards[0].path).suffix} file or ' if len(files.shards) == 1 else ''}{A_FOLDER}"
+            )
+        if (
+            not isinstance(path, Path)
+            and (folder := next((one for one in files.shards if one.folder), None)) is not None
+        ):
+            raise InputError(
+                f"{out}: {folder.format} datasets are written to folders of this machine; name one, and copy it there"
             )
         self.root = path.parent if self.single else path
         prefix = f"{path.name}." if self.single else ""

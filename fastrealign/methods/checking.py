@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.formatting import listing
+from fastrealign.core.formatting import count, listing
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.wording import either
@@ -192,7 +192,7 @@ def _look(
     for name, sample, mean, trace in zip(("source", "target"), looks.samples, means, traces, strict=False):
         side = read_side(sample, f"reading the {name}", options)
         if side.count < 2:
-            raise InputError(f"{sample.name}: {side.count} rows, expected at least 2 to check an alignment on")
+            raise InputError(f"{sample.name}: {count(side.count, 'row')}, expected at least 2 to check an alignment on")
         spread = measure_spread(sample, UNIT, f"spread of the {name}", options.later)
         sides.append(side)
         units.append(spread)

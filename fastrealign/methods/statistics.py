@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.formatting import count
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import name_both
@@ -127,7 +128,7 @@ def check_side(name: str, side: SideStatistics) -> None:
     """InputError where there is nothing to fit to; a warning where the mean is uncertain."""
     if side.count < 2:
         left_out = f" ({side.bad} without a direction left out)" if side.bad else ""
-        raise InputError(f"{name}: {side.count} rows{left_out}, expected at least 2 to fit a mean and a trace")
+        raise InputError(f"{name}: {count(side.count, 'row')}{left_out}, expected at least 2 to fit a mean and a trace")
     if side.trace < SMALLEST_TRACE:
         raise InputError(
             f"{name}: all {side.count} rows point the same way (trace {side.trace:.1e}), so there is no spread to scale; "

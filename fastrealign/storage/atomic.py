@@ -36,7 +36,11 @@ _ADVICE = {
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
     errno.EROFS: _DENIED,
+    errno.ENAMETOOLONG: "shorten it: while it is written, its name is some 15 letters longer",
 }
+
+
+_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class AtomicFile:
@@ -263,7 +267,7 @@ def _failure(path: Place, error: Exception) -> str:
     reason = reason or one_line(error)
     if number is None and os.strerror(errno.ENOSPC) in reason:  # raised by a library in another language
         number = errno.ENOSPC
-    elif number is None and (short := shortage(error)) is not None:
+    elif (number is None or number in _OF_FILES) and (short := shortage(error)) is not None:
         return f"{path}: could not be written: {short}"
     advice = _ADVICE.get(number or 0, "nothing was kept; fix this and run again")
     return f"{path}: could not be written: {reason}; {advice}"

@@ -9,6 +9,7 @@ from typing import Any
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line, shortened
+from fastrealign.storage.paths import check_given
 
 # Bytes of a file.
 _LARGEST = 1 << 20
@@ -33,12 +34,15 @@ def read_yaml(path: str | os.PathLike, of: str, example: str, *, words: bool = F
         With the file, for one that is missing, too large, or not YAML with keys and values.
     """
     expected = f"expected a YAML file with the keys of {of}"
+    check_given(path, "the name of a configuration")
     try:
         with open(path, "rb") as file:
             raw = file.read(_LARGEST + 1)
         if len(raw) > _LARGEST:
             raise InputError(f"{path}: is larger than {_LARGEST >> 20} MB, {expected}")
         text = raw.decode("utf-8-sig")
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, {expected}") from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {expected}") from None
     except UnicodeDecodeError:
