@@ -64,7 +64,7 @@ def _as_lists(kind: pa.DataType, column: str) -> str:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return f"; of float32 as bytes: {of} = {of}.map(lambda row: numpy.frombuffer(row, 'float32'))"
     if is_list(kind) and pa.types.is_integer(kind.value_type):
-        return f"; of whole numbers: {of} = {of}.map(lambda row: row.astype('float32'))"
+        return f"; of whole numbers: {of} = {of}.map(lambda row: numpy.asarray(row, 'float32'))"
     return ""
 
 

@@ -20,6 +20,7 @@ from fastrealign.jobs.output_folder import OutputFolder
 from fastrealign.jobs.resume import PreviousRun, planned, remove_files
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
+from fastrealign.storage.append_log import check_not_held
 
 _JUST_WRITTEN = "another fastrealign has just been writing there; look at what it wrote"
 
@@ -149,6 +150,7 @@ class ResumableFolder(OutputFolder):
     def _what_is_there(self, there: list[str]) -> str:
         journal = self.layout.journal
         if journal.exists():
+            check_not_held(journal)  # another process may write there now, and neither way to go on would be open
             try:
                 done = sum(len(Journal.peek(path).shards) for path in (journal, *rank_journals(journal)))
             except InputError:

@@ -67,6 +67,17 @@ def open_append_log(path: Place, fsync: bool) -> AppendLog:
     return FileLog(path, fsync) if isinstance(path, Path) else RemoteLog(path)
 
 
+def check_not_held(path: Place) -> None:
+    """InputError if another process has this log open, on a disk; on a server, finding out takes as long as a lease."""
+    if isinstance(path, Path):
+        with suppress(FileNotFoundError, PermissionError):
+            file = Descriptor(path, os.O_RDWR)
+            try:
+                take_lock(file.fd, path.parent, 0.0)
+            finally:
+                file.close()
+
+
 @contextmanager
 def open_briefly(path: Path, instead: str) -> Iterator[FileLog]:
     """A log in a file that several processes open, each for a moment: waits for the others.

@@ -64,8 +64,8 @@ def follow(message: str, **names) -> None:
 LIBRARIES = ("numpy", "pandas", "json", "scipy", "h5py", "msgpack", "polars")
 
 
-def rows_of(path) -> np.ndarray:
-    source = open_source(path, side="source")
+def rows_of(path, column=None) -> np.ndarray:
+    source = open_source(path, side="source", column=column)
     return np.concatenate([chunk.copy() for chunk in source])
 
 
@@ -493,6 +493,24 @@ def test_advice_on_files_of_other_element_types(tmp_path, x):
     assert "save tensor.to_dense()" in message_of(lambda: rows_of(tmp_path / "b.pt"))
     torch.save(torch.load(tmp_path / "b.pt").to_dense(), tmp_path / "b.pt")
     assert np.array_equal(rows_of(tmp_path / "b.pt"), x)
+
+
+def test_advice_on_columns_of_encoded_embeddings(tmp_path, x):
+    """Embeddings as text, as bytes or as whole numbers: the code of the message makes lists of floats of them."""
+    pd = pytest.importorskip("pandas")
+    whole = np.round(8 * x).astype(np.int32)
+    file = tmp_path / "a.parquet"
+    for rows, right in (
+        ([json.dumps(row) for row in x.tolist()], x),
+        ([row.astype("float32").tobytes() for row in x], x),
+        ([row.tolist() for row in whole], whole),
+    ):
+        frame = pd.DataFrame({"id": range(len(x)), "my vector": rows})
+        frame.to_parquet(file)
+        said = message_of(lambda: rows_of(file, "my vector"))
+        exec(re.search(r"frame\[.*", said)[0], {"frame": frame, "json": json, "numpy": np})
+        frame.to_parquet(file)
+        np.testing.assert_allclose(rows_of(file, "my vector"), right, rtol=1e-6)
 
 
 def test_advice_on_files_that_hold_no_numbers_a_row(tmp_path, x):

@@ -203,6 +203,25 @@ def test_a_bug_is_one_line_too(monkeypatch, run, tmp_path):
     assert "Traceback" in run("inspect", tmp_path)[2]
 
 
+def test_a_current_folder_that_was_removed(tmp_path, sides, run, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, out, err = run("inspect", "../text")
+    assert (code, out) == (2, "")
+    assert (
+        err == "fastrealign: error: the current folder was removed or renamed; change to another one, then run again\n"
+    )
+    assert run("inspect", sides[0])[0] == 0  # a full path needs none
+
+
+def test_warnings_of_torch_about_itself_are_not_shown(tmp_path, run):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.eye(5).to_sparse(), tmp_path / "a.pt")
+    code, _, err = run("inspect", tmp_path / "a.pt")
+    assert code == 2 and err.count("\n") == 1 and "save tensor.to_dense()" in err
+
+
 @pytest.mark.parametrize("name", ["o.csv", "o.TXT", "o.npz", "o.json", "o.tar"])
 def test_an_output_is_not_named_like_a_file_of_another_format(tmp_path, sides, run, name):
     fr.fit(*sides).save(tmp_path / "a.safetensors")

@@ -93,5 +93,11 @@ def test_what_is_refused(run, text, message):
     assert (code, out, err.count("\n")) == (2, "", 1) and re.search(message, err), err
 
 
-def test_a_file_that_is_not_there(run, tmp_path):
+def test_a_file_that_is_not_there(run, tmp_path, capfd):
     assert main(["align", "text.npy", "--config=none.yaml"]) == 2
+    for config, says in (
+        ("", "the name of a configuration is ''"),
+        (str(tmp_path), f"{tmp_path}: is a folder, expected"),
+    ):
+        assert main(["align", "text.npy", "--config", config]) == 2
+        assert says in capfd.readouterr().err

@@ -68,6 +68,38 @@ def test_what_was_meant_is_named(run, argv, meant):
     assert (code, out) == (2, "") and err.count("\n") == 1 and meant in err
 
 
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (
+            ["fit", "x", "--target", "y", "-o", "z", "--resume"],
+            "--resume is an option of align, apply and embed, not of fit",
+        ),
+        (["convert", "x", "--out", "z", "--clip=q"], "--clip is an option of embed, not of convert; leave it out"),
+        (
+            ["train", "stage1", "x.yaml", "--noise", "1"],
+            "there is no option --noise; see fastrealign train stage1 --help",
+        ),
+        (["align", "--target", "y", "x", "--out", "z"], "SOURCE; --target took x, too: name SOURCE before --target"),
+        (["align", "--target", "y", "w", "x", "--out", "z"], "--target took x, too: name SOURCE before --target"),
+        (["fit", "--target", "y", "x", "-o", "z"], "--target took x, too: name SOURCE before --target"),
+        (["check", "a", "--target", "y", "x"], "SOURCE; --target took x, too: name SOURCE before --target"),
+    ],
+)
+def test_options_of_other_commands_and_paths_that_an_option_took(run, argv, says):
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "") and err.count("\n") == 1 and says in err
+
+
+def test_a_path_that_is_missing_alone(run):
+    for argv in (
+        ["align", "--target", "y", "--out", "z"],
+        ["fit", "--target", "y", "-o", "z"],
+        ["apply", "a", "--out", "z"],
+    ):
+        assert " took " not in run(*argv)[2]
+
+
 @pytest.mark.parametrize("argv, usage", [([], "usage: fastrealign "), (["train"], "usage: fastrealign train ")])
 def test_a_bare_command_shows_its_help(run, argv, usage):
     code, out, err = run(*argv)

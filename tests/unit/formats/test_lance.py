@@ -53,6 +53,14 @@ def opened(path, column=None):
     return LanceShard(path, path.name, column)
 
 
+def test_an_output_on_a_server_is_refused_before_anything_is_computed(tmp_path):
+    pytest.importorskip("fsspec")
+    saved(tmp_path / "x.lance", table_of(matrix()))
+    for out in ("memory://nowhere/x.lance", "memory://nowhere/folder"):
+        with pytest.raises(fr.InputError, match=r": lance datasets are written to folders of this machine; name one"):
+            fr.align(tmp_path / "x.lance", target=matrix() + 1, out=out)
+
+
 def copy(shard, out, dtype=None, chunk=4, scale=1):
     with shard.writer(out, np.dtype(dtype or shard.dtype), shard.rows) as writer:
         for part in shard.chunks(chunk):

@@ -248,6 +248,14 @@ def test_missing(tmp_path, refused, monkeypatch):
     refused(lambda: source_of(tmp_path / "*"), "matches no shard")
 
 
+def test_links_that_lead_to_themselves(tmp_path, refused):
+    save(tmp_path / "0.npy", rows=5)
+    os.symlink("loop", tmp_path / "loop")
+    assert source_of(tmp_path).rows == 5
+    os.symlink("1.npy", tmp_path / "1.npy")
+    refused(lambda: source_of(tmp_path), tmp_path / "1.npy", "symbolic links")
+
+
 def test_folder_without_shards(tmp_path, refused):
     (tmp_path / "readme.txt").write_text("")
     refused(lambda: source_of(tmp_path), tmp_path, "holds no shards", accepted(), "text_emb/")

@@ -116,7 +116,7 @@ def test_embeddings_alone(opened, rows_in, value):
     [
         ({}, ["holds a dict", "a list or a dict with embeddings"]),
         (X[0], ["'embed' is float32 (4,), expected a 2-D float array"]),
-        ("text", ["holds a str, expected a list or a dict with embeddings"]),
+        ("text", ["holds a str, expected a list or a dict with embeddings; pickle a list of {'id': "]),
         ({"ids": IDS, "embeddings": list(X)}, ["'embeddings' is a list, expected a 2-D float array"]),
         ({"a": X[0], "b": X[1, :3]}, ["item 1 has 3 values"]),
         ({"a": {"caption": "x"}}, ["no item has the key 'embed'", "'id'"]),

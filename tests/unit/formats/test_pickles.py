@@ -154,7 +154,9 @@ VECTOR = np.ones(4, np.float32)
 @pytest.mark.parametrize(
     ("items", "pieces"),
     [
-        ({"a": VECTOR}, ["holds a dict", "list of items"]),
+        ({"a": VECTOR}, ["holds a dict", "list of items; `fastrealign convert` reads some other layouts"]),
+        (({"embed": VECTOR},), ["holds a tuple", "list of items; pickle a list of {'id': "]),  # nor does convert
+        ([{"embed": list(VECTOR)}], ["'embed' is a list", "numpy.asarray(x, 'float32') makes one"]),
         (VECTOR, ["holds an ndarray", "list of items"]),
         (None, ["holds None"]),
         ([{"embed": VECTOR}, VECTOR], ["item 1 is an ndarray", "'embed'"]),

@@ -85,6 +85,21 @@ def copied(shard, out, dtype=None, keep=None, chunk=4):
     return whole
 
 
+def test_keys_that_are_no_text(tmp_path, rows_in, refused):
+    """A dict by number, as a loop over layers or batches leaves it."""
+    x = matrix()
+    shard = opened(saved(tmp_path / "x.pt", {0: x, "ids": list(range(23)), 1: torch.arange(23)}))
+    assert shard.column == "0" and rows_in(shard).tobytes() == numbers(x).tobytes()
+    found, others = shard.of_rows()
+    assert (sorted(found), others) == (["1", "ids"], [])
+    kept = copied(shard, tmp_path / "kept.pt", keep=np.arange(23) != 3)
+    assert list(kept) == [0, "ids", 1] and [len(one) for one in kept.values()] == [22, 22, 22]
+    two = saved(tmp_path / "two.pt", {0: x, (1, "a"): 2 * x})
+    refused(lambda: opened(two), "has several tensors of embeddings, 0, (1, 'a')")
+    assert rows_in(opened(two, "(1, 'a')")).tobytes() == numbers(2 * x).tobytes()
+    refused(lambda: opened(saved(tmp_path / "x.pt", {0: "text"}), "0"), "'0' is a str, expected a tensor")
+
+
 def test_a_tensor_there_and_back(tmp_path, rows_in, tree, dtype):
     x = matrix(dtype=torch_dtype(dtype))
     shard = opened(saved(tmp_path / "x.pt", x))

@@ -396,6 +396,18 @@ def test_an_overwrite_of_an_unfinished_run_that_fails_at_once_leaves_nothing(tmp
     assert corpus.tree(unfinished) == {}
 
 
+def test_a_run_that_goes_on_is_not_called_unfinished(sides, unfinished):
+    """--resume and --overwrite, which the message about an unfinished run advises, are refused while another writes."""
+    before = corpus.tree(unfinished)
+    with OutputFolder(unfinished, unfinished / JOURNAL):
+        for how in ({}, {"resume": True}, {"overwrite": True}):
+            refused(
+                lambda how=how: fr.align(*sides, unfinished, **how), "another fastrealign is writing there; wait for it"
+            )
+    refused(lambda: fr.align(*sides, unfinished), "unfinished run (2 shards complete)")
+    assert corpus.tree(unfinished) == before
+
+
 def test_two_runs_on_one_output_are_distinguished(tmp_path, sides, unfinished):
     held = Journal(unfinished / JOURNAL)
     for options in ({"resume": True}, {"overwrite": True}):

@@ -216,8 +216,8 @@ def test_widths_that_differ_in_files(rows_of, tmp_path):
 
 def test_fewer_than_two_rows(rows_of):
     some = rows_of(9, 5)
-    refuses("source: 1 rows, expected at least 2", some[:1], some)
-    refuses("target: 1 rows, expected at least 2", some, some[:1])
+    refuses("source: 1 row, expected at least 2", some[:1], some)
+    refuses("target: 1 row, expected at least 2", some, some[:1])
     refuses("source: 0 rows, expected at least 2", some[:0], some)
     spoiled = some[:3].copy()
     spoiled[:2] = 0

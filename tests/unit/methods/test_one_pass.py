@@ -120,7 +120,7 @@ def test_bad_rows(sides):
 
 def test_too_little_to_fit_is_reported(rng):
     some = rng.standard_normal((9, 5))
-    with pytest.raises(InputError, match="source: 1 rows, expected at least 2"):
+    with pytest.raises(InputError, match="source: 1 row, expected at least 2"):
         fr.fit(iter([some[:1]]), some)
     with pytest.raises(InputError, match="source: yields no chunks"):
         fr.fit(iter([]), some)

@@ -198,7 +198,7 @@ def test_refused(world, fitted, rng):
         (lambda: fr.check(fitted, y, seed=-1), "seed=-1: expected a whole number from 0 to 2"),
         (lambda: fr.check(fitted, y, confidence=2.0), "confidence=2.0: expected a number from 0.5 to below 1"),
         (lambda: fr.check(fitted, iter([y])), "source: chunks come in their own order"),
-        (lambda: fr.check(fitted, y[:1]), "source: 1 rows, expected at least 2"),
+        (lambda: fr.check(fitted, y[:1]), "source: 1 row, expected at least 2"),
         *(
             (
                 lambda decay=decay: fr.update(fitted, y, decay=decay),
@@ -206,7 +206,7 @@ def test_refused(world, fitted, rng):
             )
             for decay in (0, 0.0, -0.1, 1.5, float("nan"), "half")
         ),
-        (lambda: fr.update(fitted, y[:1]), "source: 1 rows, expected at least 2"),
+        (lambda: fr.update(fitted, y[:1]), "source: 1 row, expected at least 2"),
         (lambda: fr.update(fitted, y[:, :5]), "source: rows are 5 wide"),
         (lambda: fr.check("no.safetensors", y), "no.safetensors: no such file"),
     ):

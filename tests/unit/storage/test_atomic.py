@@ -107,6 +107,7 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
         ("fsync", errno.ENOSPC, ["No space left on device", "free some space"]),
         ("replace", errno.EACCES, ["Permission denied", "permissions of the folder"]),
         ("close", errno.EDQUOT, ["quota"]),
+        ("pwrite", errno.EMFILE, ["too many open files", "raise the limit (ulimit -n)"]),
     ],
 )
 def test_every_failing_call_leaves_nothing(tmp_path, tree, refused, monkeypatch, function, code, pieces):
@@ -122,6 +123,11 @@ def test_every_failing_call_leaves_nothing(tmp_path, tree, refused, monkeypatch,
     refused(run, tmp_path / "x", *pieces, error=FastRealignError)
     assert tree(tmp_path) == []
     refused(lambda: file.append(b"more"), "x", pieces[0], error=FastRealignError)  # the cause, not a consequence
+
+
+def test_a_name_that_is_too_long_with_what_a_temporary_adds(tmp_path, tree, refused):
+    refused(lambda: AtomicFile(tmp_path / ("x" * 250)), "name too long", "shorten it", error=FastRealignError)
+    assert tree(tmp_path) == []
 
 
 def test_folder_that_cannot_be_made_or_written(tmp_path, refused, monkeypatch):

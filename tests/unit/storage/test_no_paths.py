@@ -74,6 +74,13 @@ def test_a_tilde_is_the_users_folder_for_outputs_as_for_inputs(sides, monkeypatc
     assert os.listdir("~") == ["fitted.safetensors"]
 
 
+def test_a_pipe_is_no_saved_alignment(sides):
+    """Opening one waits for a writer, for ever."""
+    os.mkfifo("pipe.safetensors")
+    with pytest.raises(InputError, match=r"^pipe\.safetensors: is not a regular file; copy its contents to one first$"):
+        fr.load("pipe.safetensors")
+
+
 @pytest.mark.parametrize("name", [".", "../"])
 def test_a_file_without_a_name(name):
     with pytest.raises(InputError, match=r": is no name of a file; name a file to write$"):
