@@ -13,7 +13,7 @@ from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.rows import as_rows
-from fastrealign.data.process_group import TorchGroup
+from fastrealign.data.process_group import ranks_of
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.formats.table_objects import take
 from fastrealign.storage.paths import AnyPath
@@ -131,9 +131,9 @@ class Moments:
         Raises
         ------
         InputError
-            Where the ranks' widths differ.
+            Where the ranks' widths differ, or there is no process group.
         """
-        ranks = TorchGroup(group)
+        ranks = ranks_of("world" if group is None else group)
         widths = ranks.all_gather(self.dim)
         if len(set(widths)) > 1:
             raise InputError(

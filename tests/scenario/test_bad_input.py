@@ -143,7 +143,7 @@ def test_text_and_image_of_different_width(tmp_path, sides, refuses):
 
 def test_too_few_rows(tmp_path, sides, refuses):
     one = corpus.npy_folder(tmp_path / "one", [corpus.rows(1, 1)])
-    refuses(one, sides[1], one, "1 rows", "at least 2")
+    refuses(one, sides[1], one, "1 row, expected at least 2")
 
 
 def test_all_rows_alike(tmp_path, sides, refuses):

@@ -311,6 +311,8 @@ def test_variables_that_torchrun_did_not_set(sides, tmp_path, monkeypatch, capsy
 def test_a_group_that_is_none(sides, group, says):
     with pytest.raises(fr.InputError, match=says):
         fr.fit(*sides, group=group)
+    with pytest.raises(fr.InputError, match="no process group"):
+        fr.Moments(3).all_reduce_()
 
 
 def test_an_error_under_torchrun_is_said_once(sides, tmp_path):

@@ -221,7 +221,7 @@ def test_fewer_than_two_rows(rows_of):
     refuses("source: 0 rows, expected at least 2", some[:0], some)
     spoiled = some[:3].copy()
     spoiled[:2] = 0
-    refuses(r"source: 1 rows \(2 without a direction left out\), expected at least 2", spoiled, some, bad_rows="skip")
+    refuses(r"source: 1 row \(2 without a direction left out\), expected at least 2", spoiled, some, bad_rows="skip")
 
 
 def test_rows_of_one_direction(rows_of):
