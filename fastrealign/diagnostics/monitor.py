@@ -120,7 +120,7 @@ class GapMonitor:
         if self.embed is None:
             raise InputError("a monitor without embed=: call measure(step, text, image) with the rows of the probe set")
         rows = self.embed()
-        if not isinstance(rows, (tuple, list)) or len(rows) != 2:
+        if not isinstance(rows, (tuple, list)) or len(rows) != 2 or any(map(is_path, rows)):
             raise InputError("embed() of a monitor must give two arrays, (text rows, image rows)")
         return self.measure(step, *rows)
 

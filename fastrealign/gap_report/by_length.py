@@ -15,7 +15,7 @@ import numpy as np
 
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.formatting import count, does, number, percent
-from fastrealign.core.wording import option
+from fastrealign.core.wording import either
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics.mean_gap import gap
 from fastrealign.diagnostics.neighbours import foreign_share, kept_share
@@ -23,6 +23,7 @@ from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.diagnostics.second_moments import Covariance, covariance
 from fastrealign.diagnostics.spectrum import effective_rank
 from fastrealign.diagnostics.unit_rows import Estimate, mean_estimate
+from fastrealign.gap_report.outcomes import quantile
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baselines import fit_baseline
 
@@ -43,7 +44,7 @@ class LengthBin:
     rows : int
     gap : float
         |their mean - mean of the target|; `gap_error` is its standard error if rows were drawn at random from more, and
-        `chance` the distance of the means that chance alone would make between so many rows.
+        `chance` the gap that a fit on half of these captions leaves on the other half by chance alone.
     radius : float
         Length of their mean: 1 where all point the same way.
     effective_rank : float
@@ -121,7 +122,7 @@ def lengths_of(x: ArraySource, y: ArraySource, lengths: np.ndarray, seed: int) -
                 rows=len(part),
                 gap=float(np.linalg.norm(of.mean - of_x.mean)),
                 gap_error=_along(of.mean - of_x.mean, of.matrix / of.count + of_x.matrix / of_x.count),
-                chance=float(np.sqrt(2 * of.trace / len(held) + of_x.trace / of_x.count)),
+                chance=float(np.sqrt(of.trace / len(fitted) + of.trace / len(held))),
                 radius=float(np.linalg.norm(of.mean)),
                 effective_rank=_rank(rows.array[some]),
                 mixing=mean_estimate(foreign_share(*before, MIXING_K), len(part), seed),
@@ -152,7 +153,7 @@ def binned(lengths: np.ndarray) -> list[np.ndarray]:
         if len(parts) > 1 and min(map(len, parts)) >= FEWEST:
             return parts
     raise InputError(
-        f"{option('by_length')}: {count(len(lengths), 'caption')} of {count(len(values), 'length')} "
+        f"{either('--by-length', 'by_length')}: {count(len(lengths), 'caption')} of {count(len(values), 'length')} "
         f"{does(len(lengths), 'do')} not make two bins of at least {FEWEST} rows; "
         "give more captions, or lengths that differ"
     )
@@ -171,7 +172,7 @@ def _cells(found: Lengths) -> list[list[tuple[str, str]]]:
     """Of each bin: its lengths and rows, and for each of COLUMNS a figure and what goes with it."""
     return [
         [
-            (f"{of.least:g}" if of.least == of.most else f"{of.least:g} to {of.most:g}", f"({count(of.rows, 'row')})"),
+            (_range(of), f"({count(of.rows, 'row')})"),
             (number(of.gap), f"± {2 * of.gap_error:.1g}"),
             (f"{of.effective_rank:.1f}", ""),
             (percent(of.mixing.value), f"→ {percent(of.mixing_after.value)}"),
@@ -206,7 +207,7 @@ def length_section(found: Lengths) -> str:
         for head, *cells in _cells(found)
     )
     meanings = "; ".join(f"{name}: {text}" for name, text in COLUMNS.items())
-    return f"""<section class="methods many" style="--n:{len(COLUMNS)}" aria-label="By length">
+    return f"""<section class="methods" style="--n:{len(COLUMNS)}" aria-label="By length">
 <h2>{escape(guideline(found))}</h2>
 <table>
 <thead><tr><th scope="col">Captions by length</th>{heads}</tr></thead>
@@ -226,25 +227,41 @@ def _both(cell: tuple[str, str]) -> str:
 def guideline(found: Lengths) -> str:
     """What these captions say: whether their length matters for the gap, and whether a fit for each length would help."""
     first, last = found.bins[0], found.bins[-1]
-    apart, error = last.gap - first.gap, float(np.hypot(first.gap_error, last.gap_error))
-    if abs(apart) <= 2 * error:
-        both = f"{number(first.gap)} and {number(last.gap)}"
-        gaps = f"the gaps of the shortest and the longest captions do not differ by more than chance ({both})"
-    else:
-        which = "long" if apart > 0 else "short"
+    near, far = (which(found.bins, key=lambda of: of.gap) for which in (min, max))
+    nearer, farther = sorted((first, last), key=lambda of: of.gap)
+    pairs = len(found.bins) * (len(found.bins) - 1) // 2
+    if _apart(far, farther, pairs) or _apart(nearer, near, pairs):
+        gaps = (
+            f"captions of length {_range(far)} are farther from the target ({number(far.gap)}) than those of length "
+            f"{_range(near)} ({number(near.gap)})"
+        )
+    elif _apart(farther, nearer, 1):
+        which = "long" if farther is last else "short"
         gaps = (
             f"{which} captions are farther from the target ({number(first.gap)} shortest, {number(last.gap)} longest)"
         )
+    else:
+        both = f"{number(first.gap)} and {number(last.gap)}"
+        gaps = f"the gaps of the shortest and the longest captions do not differ by more than chance ({both})"
     worst = max(found.bins, key=lambda of: of.left - of.left_own)
-    if worst.left <= 2 * worst.chance:
+    if worst.left <= 2 * worst.chance or worst.left <= worst.left_own:
         fits = "one fit serves all lengths"
     else:
-        lengths = f"{worst.least:g} to {worst.most:g}"
         fits = (
-            f"one fit for all leaves {number(worst.left)} on captions of length {lengths}, one of their own "
+            f"one fit for all leaves {number(worst.left)} on captions of length {_range(worst)}, one of their own "
             f"{number(worst.left_own)}: if you use only some lengths, fit on those"
         )
     return f"By length: {gaps}; {fits}."
+
+
+def _range(of: LengthBin) -> str:
+    return f"{of.least:g}" if of.least == of.most else f"{of.least:g} to {of.most:g}"
+
+
+def _apart(farther: LengthBin, nearer: LengthBin, tests: int) -> bool:
+    """Whether one gap is larger than another by more than chance; tests: how many such differences are looked at."""
+    error = float(np.hypot(farther.gap_error, nearer.gap_error))
+    return farther.gap - nearer.gap > quantile(tests, nearer.rows - 1) * error
 
 
 def _along(apart: np.ndarray, of: np.ndarray) -> float:

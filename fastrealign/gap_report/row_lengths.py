@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import count
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import one_line, shown
-from fastrealign.core.wording import option
+from fastrealign.core.wording import either, option
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
@@ -41,13 +40,13 @@ EXPECTED = "a text column of the source, a .txt file with a caption a line, or a
 
 
 def row_lengths(given: ValuesLike, source: RowSource, progress: Progress) -> np.ndarray:
-    """float64 (rows,): numbers as they are, captions by their words (separated by white space).
+    """float64 (rows,): numbers as they are, also as text; captions by their words (separated by white space).
 
     given   an array or list of numbers or of captions; a path that ends in .npy or .txt; or the name of a column of the files
             of the source. InputError for anything else, another number of them than rows, numbers below zero or not finite.
     """
     if not is_path(given):
-        return _checked(option("by_length"), given, source)
+        return _checked(either("--by-length", "by_length"), given, source)
     path = os.fspath(given)
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npy":
@@ -57,11 +56,7 @@ def row_lengths(given: ValuesLike, source: RowSource, progress: Progress) -> np.
     if not isinstance(source, FileSource) or os.path.exists(path):
         raise InputError(f"{option('by_length', shown(path))}: expected {EXPECTED}")
     captions = [text for batch in _LengthsOf(source.files.shards, None, path).batches(progress) for text in batch]
-    try:
-        values: Sequence[Any] = [float(text) for text in captions]
-    except ValueError:
-        values = captions
-    return _checked(f"column {shown(path)!r} of {source.name}", values, source)
+    return _checked(f"column {shown(path)!r} of {source.name}", captions, source)
 
 
 def _npy(path: str) -> np.ndarray:
@@ -100,7 +95,10 @@ def _checked(name: str, given: Any, source: RowSource) -> np.ndarray:
             f"{name}: expected one number or one caption for each row, got an array {values.shape} of {values.dtype}"
         )
     if values.dtype.kind in "UO":
-        values = np.array([len(str(text).split()) for text in values])
+        try:
+            values = values.astype(np.float64)
+        except ValueError:
+            values = np.array([len(str(text).split()) for text in values])
     if len(values) != count_rows(source):
         raise InputError(
             f"{name}: has {count(len(values), 'length')}, expected one for each of {count(count_rows(source), 'row')} "

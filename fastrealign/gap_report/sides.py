@@ -18,7 +18,7 @@ from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import described, shown
-from fastrealign.core.wording import option
+from fastrealign.core.wording import either
 from fastrealign.data.pair import open_both
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource
@@ -85,7 +85,7 @@ def _two(name: str, given: Any) -> bool | tuple[Any, Any] | None:
     if given is None or isinstance(given, (bool, np.bool_)):
         return None if given is None else bool(given)
     if not isinstance(given, (tuple, list)) or len(given) != 2:
-        raise InputError(f"{option(name)}: {_named(given)}, expected True or (source, target)")
+        raise InputError(f"{either(f'--{name}', name)}: {_named(given)}, expected True or (source, target)")
     return given[0], given[1]
 
 

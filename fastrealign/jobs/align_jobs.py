@@ -23,6 +23,7 @@ from fastrealign.methods.fitting import fit_rows
 from fastrealign.methods.loading import as_method, explained_if_swapped
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import closed_by, warn_of_encoder, warn_of_misfit
+from fastrealign.methods.noisy import noise_of_fit, own_noise
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath, named_paths
 
@@ -46,7 +47,8 @@ class AlignJob(ShardJob):
             files = self.target.files
             found = fingerprints_of(files, [shard.name for shard in files.shards], options.output.verify)
         self._fingerprinted = bool(found)
-        self.specify({**fit.to_json(), "target_column": read.target_column}, target=found)
+        own = {} if options.noise else noise_of_fit(fit, self.rows.d)
+        self.specify({**fit.to_json(), **own, "target_column": read.target_column}, target=found)
         self.layout.check_apart(
             [*named_paths(source), *named_paths(target)], [rows.files for rows in self.sides.values()]
         )
@@ -100,8 +102,9 @@ class ApplyJob(ShardJob):
         # A resumed run keeps its alignment file and removes nothing.
         saved = [] if options.output.resume else named_paths(method)
         self.layout.check_apart([*named_paths(source), *saved], [self.rows.files])
+        own = own_noise(self.method).to_json()
         self.specify(
-            {"method": self.method.name} if not isinstance(self.method, Alignment) else {},
+            {"method": self.method.name, **own} if not isinstance(self.method, Alignment) else {},
             alignment=self.method.fingerprint,
             numbers=_numbers(self.rows.files) if self.applied.numbered else None,
         )

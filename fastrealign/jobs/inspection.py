@@ -35,6 +35,7 @@ from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.methods.moments import Moments
+from fastrealign.methods.noisy import own_noise
 from fastrealign.methods.paired_map import PairedMap
 from fastrealign.methods.roles import Roles
 from fastrealign.methods.sampling import Sampling
@@ -95,14 +96,9 @@ def describe(method: Method, name: str) -> Found:
         f"{name}: the method {method.name} for {method.dim} wide rows",
         gaps,
         ("scale", f"s = {method.s:.6g}" if method.s != 1.0 else None),
-        ("noise", f"{_noise_of(method)}, sigma = {method.sigma:.6g}" if method.numbered else None),
+        ("noise", f"{own_noise(method)}, sigma = {method.sigma:.6g}" if method.numbered else None),
         fingerprint,
     )
-
-
-def _noise_of(method: Baseline) -> NoiseOptions:
-    """C3's own noise by its length."""
-    return NoiseOptions(method.sigma * math.sqrt(method.dim), method.seed)
 
 
 def _text(head: str, lines: list[str], *entries: tuple[str, str | None]) -> str:

@@ -36,7 +36,7 @@ from fastrealign.methods.fit_options import MOVES_ANCHOR
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_if_aligned
-from fastrealign.methods.noisy import with_noise
+from fastrealign.methods.noisy import own_noise, with_noise
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath, check_output, each, place
 
@@ -184,7 +184,7 @@ class ShardJob(Job[Report]):
             alignment=self.method,
             gap_before=self.method.gap_before,
             gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left,
-            noise=self.options.noise,
+            noise=self.options.noise or own_noise(self.method),
             rows_in=sum(shard.rows_in for shard in manifest.shards),
             rows_out=sum(shard.rows_out for shard in manifest.shards),
             skipped=sum(shard.skipped for shard in manifest.shards),

@@ -18,6 +18,7 @@ from fastrealign.diagnostics.frame import fixed_frame
 from fastrealign.diagnostics.second_moments import Covariance, covariance
 from fastrealign.diagnostics.unit_rows import applying, unit_blocks
 from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.fit_options import C3_NOISE
 from fastrealign.methods.statistics import (
     NOTHING,
     Known,
@@ -67,7 +68,7 @@ class _Sides:
 
 
 def _c3(sides: _Sides, *, sigma: float | None = None, seed: int = 0) -> Baseline:
-    sigma = 0.5 / np.sqrt(sides.target.d) if sigma is None else sigma
+    sigma = C3_NOISE / np.sqrt(sides.target.d) if sigma is None else sigma
     sigma = checks.number("sigma", sigma, lambda sigma: sigma >= 0.0, "of 0 or more, a standard deviation")
     return sides.made(shift=sides.anchor, sigma=sigma, seed=checks.seed(seed))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastrealign.core.checks import flag, number
 from fastrealign.core.checks import seed as checked_seed
 from fastrealign.core.errors import InputError
+from fastrealign.core.wording import either
 from fastrealign.core.wording import option as of_option
 from fastrealign.data.options import check_choice, option, texts
 
@@ -92,13 +94,22 @@ class FitOptions:
 HELP = texts(FitOptions)
 
 
+# The length of C3's own noise: half that of a row.
+C3_NOISE = 0.5
 # The name of bca on the pages of the project.
 BLOCKWISE = "blockwise"
 
 
 def own_name(name: str) -> str:
-    """The name of a method as METHODS and saved files have it: in lower case, and bca for blockwise, as pages call it."""
-    return "bca" if name.lower() == BLOCKWISE else name.lower()
+    """The name of a method as METHODS and saved files have it, from that in pages and reports.
+
+    Examples
+    --------
+    >>> own_name("ReAlign exact"), own_name("anchor + trace"), own_name("Blockwise")
+    ('realign-exact', 'anchor-trace', 'bca')
+    """
+    own = "-".join(re.split(r"[\s+_-]+", name.strip().lower()))
+    return "bca" if own == BLOCKWISE else own
 
 
 def check_method(name: object) -> str:
@@ -108,6 +119,8 @@ def check_method(name: object) -> str:
     if own_name(name) not in METHODS:
         import difflib
 
+        if own_name(name) in (*MOVES_ANCHOR, "auto"):
+            raise InputError(f"the method {name!r} maps several roles: {either('fit --role', 'fit_roles')} fits it")
         near = difflib.get_close_matches(name.lower(), (*METHODS, BLOCKWISE), 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")

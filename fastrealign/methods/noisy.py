@@ -7,6 +7,7 @@ wraps the fitted one, so that nothing else has to know of it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from fastrealign.core.libraries import torch
 from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.tensors import on_device
-from fastrealign.data.options import NoiseOptions
-from fastrealign.methods.fit_options import PAIRED_METHODS
+from fastrealign.data.options import NO_NOISE, NoiseOptions
+from fastrealign.methods.fit_options import C3_NOISE, PAIRED_METHODS, FitOptions
 from fastrealign.methods.method import CALL, Call, Method
 from fastrealign.methods.noise import noise
 from fastrealign.methods.steps import apply_steps, apply_steps_on_device
@@ -36,6 +37,20 @@ def with_noise(method: Method, options: NoiseOptions) -> Method:
     if method.name == "c3":
         return replace(method, sigma=options.sigma(method.dim), seed=options.seed)  # type: ignore[type-var]  # a Baseline
     return Noisy(method, options)
+
+
+def own_noise(method: Method) -> NoiseOptions:
+    """The noise that a method adds by itself, as C3 does."""
+    sigma = getattr(method, "sigma", 0.0)
+    return NoiseOptions(sigma * sqrt(method.dim), method.seed) if sigma else NO_NOISE  # type: ignore[attr-defined]
+
+
+def noise_of_fit(fit: FitOptions, d: int) -> dict[str, Any]:
+    """What a job specification records of the noise that the method adds by itself, once it is fitted to rows of width d."""
+    if fit.method != "c3":
+        return {}
+    sigma = fit.own.get("sigma")
+    return {"noise": C3_NOISE if sigma is None else sigma * sqrt(d)}
 
 
 @dataclass(frozen=True, eq=False)

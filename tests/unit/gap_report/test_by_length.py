@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -21,12 +22,13 @@ from fastrealign.gap_report.row_lengths import row_lengths
 D = 12
 
 
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
 @pytest.fixture
 def sides(rng):
     """(image, text, lengths): text moves away from the images with its length."""
-
-    def unit(rows):
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
     lengths = rng.integers(1, 31, 3000).astype(float)
     away, centre = np.eye(D)[0], np.eye(D)[1]
@@ -82,6 +84,39 @@ def test_lengths_that_mean_nothing_are_said_to_mean_nothing(sides, rng):
     assert max(gaps) - min(gaps) < 6 * max(errors) and max(of.left for of in found.bins) < 3 * found.bins[0].chance
     alike = dataclasses.replace(found, bins=tuple(dataclasses.replace(of, gap=gaps[0], left=0.0) for of in found.bins))
     assert "do not differ by more than chance" in guideline(alike) and "one fit serves all lengths" in guideline(alike)
+
+
+def test_a_length_between_that_is_farther_is_said(sides, rng):
+    """The shortest and the longest are as far from the target: the sentence said that lengths do not differ."""
+    image, _, lengths = sides
+    between = (lengths > 10) & (lengths <= 20)
+    along = np.eye(D)[1] + between[:, None] * np.eye(D)[2]
+    found = measured(image, unit(along + 0.3 * rng.standard_normal((3000, D))), lengths)
+    first, *_, last = found.bins
+    far = max(found.bins, key=lambda of: of.gap)
+    assert far not in (first, last) and "do not differ by more than chance" not in guideline(found)
+    said = (
+        rf"of length {far.least:g} to {far.most:g} are farther from the target \([\d.]+\) than those of length \d+ to"
+    )
+    assert re.search(said, guideline(found))
+
+
+def test_a_small_target_does_not_hide_what_one_fit_leaves(sides):
+    """All fits are made to the same rows of the target, so its number is no reason for them to leave a gap."""
+    image, text, lengths = sides
+    for target in (image, image[:100]):
+        assert "if you use only some lengths, fit on those" in guideline(measured(target, text, lengths))
+    found = measured(image, text, lengths)
+    better = dataclasses.replace(found, bins=tuple(dataclasses.replace(of, left_own=2 * of.left) for of in found.bins))
+    assert "one fit serves all lengths" in guideline(better)
+
+
+def test_numbers_as_text_are_numbers(tmp_path):
+    held = ArraySource(np.ones((3, D), np.float32), "text")
+    (tmp_path / "l.txt").write_text("12\n7\n30\n")
+    for given in (["12", "7", "30"], np.array(["12", "7", "30"]), str(tmp_path / "l.txt")):
+        assert row_lengths(given, held, SILENT).tolist() == [12.0, 7.0, 30.0]
+    assert row_lengths(["12", "seven of them", "30"], held, SILENT).tolist() == [1.0, 3.0, 1.0]
 
 
 def test_lengths_from_numbers_captions_and_files(tmp_path, rng):

@@ -9,6 +9,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import diagnostics
+from fastrealign.cli.main import main
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.diagnostics.unit_rows import draw
@@ -329,3 +330,21 @@ def test_noise_that_a_run_added_is_noted(sides, tmp_path):
         report = fr.report(tmp_path / f"out{noise}", tmp_path / "image.npy", methods=["none"])
         said = [note for note in report.notes if "noise of length 0.5 (seed 8)" in note]
         assert bool(said) == (noise > 0) and all(note in str(report) for note in said)
+
+
+def test_noise_that_a_method_adds_by_itself_is_noted(sides, tmp_path, capsys):
+    """C3's, whether it was fitted with the files or saved, of the usual length or of another."""
+    y, x = sides
+    np.save(tmp_path / "text.npy", y)
+    np.save(tmp_path / "image.npy", x)
+    named, target = tmp_path / "text.npy", tmp_path / "image.npy"
+    fr.align(named, target, tmp_path / "fitted", method="c3", seed=8)
+    fit_baseline("c3", y, x, sigma=0.1, seed=3).save(tmp_path / "c3.safetensors")
+    done = fr.apply_files(tmp_path / "c3.safetensors", named, tmp_path / "saved")
+    for out, said in (("fitted", "of length 0.5 (seed 8)"), ("saved", "of length 0.8 (seed 3)")):
+        report = fr.report(tmp_path / out, target, methods=["none"])
+        assert [note for note in report.notes if said in note]
+        assert main(["inspect", str(tmp_path / out)]) == 0
+        assert f"noise          {said}, added to every row" in capsys.readouterr().out
+    assert "noise" in str(done) and "of length 0.8 (seed 3)" in str(done)
+    np.testing.assert_array_equal(np.load(tmp_path / "saved" / "text.npy"), fr.load(tmp_path / "c3.safetensors")(y))

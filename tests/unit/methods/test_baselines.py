@@ -12,6 +12,7 @@ import fastrealign as fr
 from fastrealign import diagnostics
 from fastrealign.cli.demo import samples
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.gap_report.method_style import name_of
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.baselines import METHODS, Mapped, fit_baseline
 from fastrealign.methods.exact_product import ExactProduct
@@ -322,11 +323,20 @@ def test_numbers_of_rows_of_any_whole_type(sides):
     assert method(y[:0], first=[]).shape == (0, D)
 
 
+def test_methods_have_the_names_that_reports_give_them(sides):
+    for name in BASELINES:
+        for written in (name_of(name), name_of(name).upper(), name.replace("-", "_")):
+            assert fit_baseline(written, *sides).fingerprint == fit_baseline(name, *sides).fingerprint
+
+
 def test_unknown_names_and_options(sides):
     with pytest.raises(InputError, match="no method 'c4': did you mean 'c3'"):
         fit_baseline("c4", *sides)
     with pytest.raises(InputError, match="no method 'zzz': choose one of none, mean-shift, c3"):
         fit_baseline("zzz", *sides)
+    for name in ("centred", "Z-score", "balanced", "auto"):
+        with pytest.raises(InputError, match=f"the method '{name}' maps several roles: fit_roles fits it"):
+            fit_baseline(name, *sides)
     with pytest.raises(InputError, match="c3 has no option 'energy'; it takes sigma, seed"):
         fit_baseline("c3", *sides, energy=0.5)
     with pytest.raises(InputError, match="none has no option 'seed'; it takes none"):
