@@ -9,6 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from fastrealign.core.formatting import does
+from fastrealign.data.row_source import RowSource
+from fastrealign.diagnostics.second_moments import Covariance
+from fastrealign.diagnostics.unit_rows import unit_blocks
 
 # Above this share of rows that are copies, the report says so.
 MANY = 0.01
@@ -80,6 +83,24 @@ def _near_copies(rows: np.ndarray) -> np.ndarray:
     found, least = order[linked][order.argsort()], np.full(n, n)
     np.minimum.at(least, found, own)
     return np.unique(least[found], return_inverse=True)[1]
+
+
+def share_in(rows: np.ndarray, side: RowSource, of: Covariance) -> float:
+    """The share of unit rows (q, d) that have a near copy on a side, of its covariance; 0 where rows are near by chance.
+
+    As for `_near_copies`: where others are up to twice as far apart, rows are dense, as those of a few columns.
+    """
+    near = _NEAR * 2.0 * of.trace
+    centred = (rows - of.mean).astype(np.float32)
+    squares = np.einsum("ij,ij->i", centred, centred)
+    found, within, twice = np.zeros(len(rows), bool), 0, 0
+    for _, block in unit_blocks(side):
+        others = (block - of.mean).astype(np.float32)
+        distances = squares[:, None] + np.einsum("ij,ij->i", others, others) - 2.0 * centred @ others.T
+        found |= (distances <= near).any(axis=1)
+        within += int((distances <= near).sum())
+        twice += int((distances <= 4.0 * near).sum())
+    return float(found.mean()) if within > 2 * (twice - within) else 0.0
 
 
 def _apart(rows: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarray:

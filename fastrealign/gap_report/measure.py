@@ -28,7 +28,7 @@ from fastrealign.diagnostics.second_moments import Covariance, covariance, diffe
 from fastrealign.diagnostics.topology import angular_topology, instance_cosine, pairwise_correlation
 from fastrealign.diagnostics.unit_rows import Estimate, count_rows, mean_estimate, paired_blocks, sample
 from fastrealign.gap_report.by_length import lengths_of
-from fastrealign.gap_report.copies import MANY
+from fastrealign.gap_report.copies import MANY, share_in
 from fastrealign.gap_report.outcomes import means_of
 from fastrealign.gap_report.refits import across_domains, fit_realign, sample_sizes
 from fastrealign.gap_report.report_data import HALF, MethodFigures, Pairs, Plane, Side, Spectrum
@@ -41,8 +41,6 @@ from fastrealign.methods.method import Method
 # Neighbours of the share kept, as in arXiv 2602.07026.
 KEPT_K = 10
 QUERIES, ANGLES, POINTS = 500, 1500, 300
-# A source row is in the target, too, if a cosine is this near to 1.
-SAME = 1e-6
 # Steps of the progress bar: four for each method (map and spectrum, angles, neighbours, pairs), and five that are done once.
 METHOD_STEPS, OTHER_STEPS = 4, 5
 
@@ -141,7 +139,7 @@ class _Work:
         (of_x, from_x), (of_y, from_y) = self.queries
         self.among_x, self.y_to_x = _search(self.x, of_x, from_x, from_y)
         self.among_y, self.x_to_y = _search(self.y, of_y, from_y, from_x)
-        self.same = float(np.mean(self.y_to_x.cosines[:, 0] > 1 - SAME))
+        self.same = share_in(from_y, sides.drawn[0], self.of_x)
         if MANY <= self.same < HALF:
             self.notes[
                 f"about {100 * self.same:.0f} % of the source's rows are in the target, too; check that no file is on both "

@@ -300,7 +300,7 @@ def test_options_that_mean_nothing_are_reported_in_one_line(few):
     with refused(InputError, "pairs are 7 wide"):
         fr.report(y, x, pairs=(y[:, :7], x[:, :7]))
     for pairs, words in (([y], "a list of 1"), (3, "an int"), ((y, x, y), "a tuple of 3"), ("text.npy", "a str")):
-        with refused(InputError, f"pairs=: {words}, expected True or .source, target."):
+        with refused(InputError, f"pairs: {words}, expected True or .source, target."):
             fr.report(y, x, pairs=pairs)
     with refused(InputError, "domain other: a tuple of 1, expected .source, target."):
         fr.report(y, x, domains={"other": (y,)})

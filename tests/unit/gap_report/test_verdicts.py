@@ -264,6 +264,33 @@ def test_rows_of_a_side_that_are_on_the_other_are_counted():
     assert not any("in the target, too" in note for note in fr.report(y, x, methods=("none",)).notes)
 
 
+@pytest.mark.parametrize("kind", [np.float16, "shuffled"])
+def test_the_same_rows_in_another_type_or_order_are_the_same(kind, rng):
+    """Of few rows, too, of which one half of a side is measured."""
+    for n in (120, 400):
+        rows = rng.normal(size=(n, 16)).astype(np.float32)
+        other = (
+            rng.permutation(rows) * np.float32(1.0001) if kind == "shuffled" else rows.astype(kind).astype(np.float32)
+        )
+        other += np.float32(1e-5) * rng.normal(size=rows.shape).astype(np.float32)
+        report = fr.report(rows, other, methods=("realign",))
+        assert report.same == 1.0 and headline(report).startswith("Both sides hold the same embeddings")
+
+
+def test_rows_in_a_narrow_cone_or_of_few_columns_are_not_the_same(rng):
+    """All cosines are near to 1 in a cone, and rows on a circle are near to others by chance."""
+    things = rng.normal(size=(400, 16))
+    source = things + 3000 + 0.3 * rng.normal(size=things.shape) + 3 * np.eye(16)[0]
+    report = fr.report(source, things + 3000, pairs=True, methods=("realign",))
+    assert (
+        report.same == 0.0 and report.means.apart and report.verdict.startswith("The gap between source and target is")
+    )
+    assert report.advice.startswith("Use ReAlign for search")
+    circle = fr.report(*rng.normal(size=(2, 3000, 2)), methods=("realign",))
+    assert circle.same == 0.0 and headline(circle).startswith("No gap")
+    assert not any("in the target, too" in note for note in circle.notes)
+
+
 def test_a_slope_that_every_method_changes_is_not_called_kept(rng):
     """Half of the rows lie in few directions: without their mean, the others decide."""
     rows = rng.normal(size=(600, 16)) + 1
