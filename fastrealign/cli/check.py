@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 import fastrealign as fr
 from fastrealign.cli import arguments
@@ -60,5 +61,17 @@ def run(args: argparse.Namespace) -> int:
         **arguments.given(args, "tol", "confidence", "seed"),
         **arguments.reading_options(args),
     )
-    show(args, found.to_json(), str(found))
+    show(args, found.to_json(), found.summary(_next(args)))
     return 0 if found.holds else 3
+
+
+def _next(args: argparse.Namespace) -> str:
+    """The command that updates what does not hold."""
+    if args.role is not None:
+        return f"fit the roles again, with --role {shlex.quote(f'{args.role}={args.source[0]}')}"
+    target = ["--target", *args.target] if args.target else []
+    columns = [("--column", args.column), ("--target-column", args.target_column)]
+    named = [part for option, value in columns if value is not None for part in (option, value)]
+    path = args.alignment.removesuffix(".safetensors")
+    update = ["--from", args.alignment, "--decay", "0.5", "--out", f"{path}-updated.safetensors"]
+    return f"{shlex.join(['fastrealign', 'fit', *args.source, *target, *named, *update])}, or fit again"

@@ -134,9 +134,11 @@ def _kinder(report: Measured, of: list[Use], method: str) -> str:
     ]
     if not helps:
         return ""
-    name = max(helps, key=lambda one: report.outcomes[of[0].outcomes[0]].methods[one].value)
-    value = report.outcomes[of[0].outcomes[0]].methods[name].value
-    return f", where {name_of(name)} reaches {percent(value)} and costs {percent(1 - kept[name].value)}"
+    decided = _deciding([report.outcomes[one] for one in of[0].outcomes])
+    assert decided is not None
+    name = max(helps, key=lambda one: decided.methods[one].value)
+    reached = percent(decided.methods[name].value)
+    return f", where {name_of(name)} reaches {reached} and costs {percent(1 - kept[name].value)}"
 
 
 def _idle(report: Measured, idle: str) -> str:

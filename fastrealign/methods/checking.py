@@ -92,8 +92,11 @@ class Check:
         return {"kind": "check", **asdict(self)}
 
     def __str__(self) -> str:
+        return self.summary("fastrealign.update(alignment, source, target, decay=0.5), or fit again")
+
+    def summary(self, refit: str) -> str:
+        """What was found, as text. refit: what to do next if it does not hold."""
         verdict = "holds" if self.holds else "does not hold"
-        refit = "fastrealign fit NEW_SOURCE --target NEW_IMAGES --from ALIGNMENT --decay 0.5, or fit again"
         lines = listing(
             ("gap before", f"{self.gap_before:.4g}"),
             ("source", str(self.source)),

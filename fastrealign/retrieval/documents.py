@@ -11,7 +11,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import SILENT
-from fastrealign.core.text import brief, meant
+from fastrealign.core.text import brief, described, meant
 from fastrealign.core.wording import either
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.row_ids import IdsOf
@@ -22,6 +22,7 @@ from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.open import check_has_names
 from fastrealign.retrieval.judgements import Judgements, given_judgements, read_judgements
+from fastrealign.storage.paths import is_path
 
 QUERY, TEXT, IMAGE = "query", "text", "image"
 ROLES = (QUERY, TEXT, IMAGE)
@@ -239,6 +240,9 @@ def judged_rows(sides: Mapping[str, Rows], qrels: Any) -> Judged:
     documents = {role: side for role, side in sides.items() if role != QUERY}
     if qrels is None:
         return judged_pairs(sides[QUERY], documents)
+    if not isinstance(qrels, Mapping) and not is_path(qrels):
+        expected = "a path, or a mapping of query ids to mappings of document ids to grades"
+        raise InputError(f"qrels: {described(qrels)}, expected {expected}")
     read = given_judgements(qrels) if isinstance(qrels, Mapping) else read_judgements(qrels)
     queries = named_in_order(sides[QUERY], read.queries, "queries.jsonl")
     documents = {role: named_in_order(side, read.documents, "corpus.jsonl") for role, side in documents.items()}

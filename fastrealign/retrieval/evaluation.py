@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -16,7 +16,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.formatting import count, listed
 from fastrealign.core.optional import optional
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.text import meant
+from fastrealign.core.text import described, meant
 from fastrealign.core.wording import option
 from fastrealign.data.row_source import RowsLike
 from fastrealign.diagnostics.unit_rows import unit_blocks
@@ -136,12 +136,12 @@ def evaluate(
     True
     """
     optional("pytrec_eval", "search", "evaluating search")
-    sample, seed = checks.whole("sample", sample, 1), checks.seed(seed)
+    sample, seed, pairs = checks.whole("sample", sample, 1), checks.seed(seed), checks.flag("pairs", pairs)
     names = _checked_methods((METHODS if roles is None else ()) if methods is None else methods)
     given = {QUERY: queries, TEXT: text, IMAGE: images}
     if text is None and images is None:
         raise InputError("there are no documents; give text, images or both")
-    if (qrels is None) != bool(pairs):
+    if (qrels is None) != pairs:
         raise InputError(
             f"give either {option('qrels')}, judgements, or {option('pairs', True)}: row i of queries belongs to row i"
         )
@@ -160,6 +160,8 @@ def evaluate(
 def _checked_methods(methods: Sequence[str]) -> list[str]:
     if isinstance(methods, str):
         methods = [methods]
+    if not isinstance(methods, Iterable):
+        raise InputError(f"methods: {described(methods)}, expected names, such as ['realign', 'centred']")
     known = (*ROLE_METHODS, *PAIRED)
     methods = [own_name(name) if isinstance(name, str) else name for name in methods]
     for name in methods:

@@ -95,6 +95,8 @@ def read_judgements(path: AnyPath) -> Judgements:
 
 def given_judgements(grades: Mapping[str, Mapping[str, int]]) -> Judgements:
     """Judgements in memory: of each query id a mapping of document ids to grades, checked as a file's are."""
+    if not grades:
+        raise InputError("qrels: holds no judgement; expected a mapping of document ids to grades for each query id")
     checked: dict[str, dict[str, int]] = {}
     for query, of in grades.items():
         if not isinstance(of, Mapping):

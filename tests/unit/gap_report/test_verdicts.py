@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import warnings
@@ -15,6 +16,7 @@ import fastrealign as fr
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.gap_report import measure, verdict
 from fastrealign.gap_report.method_style import name_of
+from fastrealign.gap_report.outcomes import Compared, Outcome
 from fastrealign.gap_report.table import as_text, table
 from fastrealign.gap_report.verdict import headline
 
@@ -200,6 +202,33 @@ def test_a_rise_that_may_be_chance_is_not_called_none(reports):
     few = fr.report(np.repeat(y, 10, 0), np.repeat(x, 10, 0), pairs=True, methods=("realign",))
     assert few.outcomes["recall@1"].methods["realign"].change > 0.1
     assert headline(few).endswith("; no method helps search or one index of both by more than chance")
+
+
+def test_a_kinder_method_is_compared_in_what_decides(reports):
+    """Where R@1 shows no difference and R@5 decides, the other method's R@5 is named beside it."""
+    report = reports(worlds.pairs_with_labels)
+    outcomes = dict(report.outcomes)
+
+    def figures(name, **values):
+        """none at 0.1; a difference of more than 0.05 counts."""
+        found = {method: Compared(value, 0.02, value - 0.1, 0.05) for method, value in {"none": 0.1, **values}.items()}
+        better = {method: of.value for method, of in found.items() if of.change > 0.05}
+        best = max(better, key=better.get, default=None)
+        outcomes[name] = Outcome(name, 100, found, best=(best,) if best else ())
+
+    others = {name: 0.1 for name in report.methods if name not in ("none", "bca", "realign")}
+    for name, bca, realign in (
+        ("recall@1", 0.12, 0.11),
+        ("recall@5", 0.5, 0.3),
+        ("recall@10", 0.6, 0.4),
+        ("one_index_recall@10", 0.1, 0.1),
+        ("accuracy", 0.1, 0.1),
+        ("kept", 0.2, 0.9),
+    ):
+        figures(name, bca=bca, realign=realign, **others)
+    advice = dataclasses.replace(report, outcomes=outcomes).advice
+    assert advice.startswith("Use BCA for search from the source for the target: R@5 rises from 10.0 % to 50.0 %; ")
+    assert "where ReAlign reaches 30.0 % and costs 10.0 %" in advice
 
 
 def test_heavy_tails(reports):

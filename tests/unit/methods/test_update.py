@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -243,6 +245,20 @@ def test_check_on_the_command_line(saved, capsys):
     said = capsys.readouterr().out
     assert "the alignment does not hold: it leaves a gap of" in said and "centroid moved by" in said
     assert main(["check", a, str(saved / "gone.npy")]) == 2
+
+
+def test_what_check_advises_runs(saved, capsys, monkeypatch):
+    """Word for word: the command lacked the file to write."""
+    monkeypatch.chdir(saved)
+    np.save("new texts.npy", np.load("moved.npy"))
+    for target in ([], ["--target", "images.npy"]):
+        assert main(["check", "a.safetensors", "new texts.npy", *target]) == 3
+        [advice] = re.findall(r"next +(fastrealign .*), or fit again", capsys.readouterr().out)
+        program, *words = shlex.split(advice)
+        assert program == "fastrealign" and main([*words, "--overwrite"]) == 0
+        assert fr.load("a-updated.safetensors").count_source == 5000 + 20_000 // 2
+    found = fr.check(fr.load("a.safetensors"), np.load("moved.npy"))
+    assert "fastrealign.update(alignment, source, target, decay=0.5)" in str(found)
 
 
 def test_fit_from_on_the_command_line(saved, capsys):
