@@ -38,7 +38,7 @@ class Strata:
     def __init__(self, source: RowSource, key: tuple[int, ...]) -> None:
         if not isinstance(source, (FileSource, ArraySource)):
             raise InputError(
-                f"{source.name}: chunks come in their own order, a certified sample needs files or arrays; leave out tol"
+                f"{source.name}: chunks come in their own order, and a sample needs files or arrays; pass a path or an array"
             )
         self._source = source
         self._key = key

@@ -25,7 +25,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
 from fastrealign.core.wording import option
 from fastrealign.data.id_index import lookup_hashes, twice
-from fastrealign.data.options import check_choice
+from fastrealign.data.options import check_choice, check_progress
 from fastrealign.embed.batches import Batch, Loaded, prepared
 from fastrealign.embed.captions import Caption
 from fastrealign.embed.encoders import EncoderChoice
@@ -125,6 +125,7 @@ class EmbedJob(Job[Embedded]):
         self.options = options
         layout = folder.layout
         check_output(layout.out)
+        check_progress(progress)
         layout.check_apart(named_paths(source), [])
         folder.check()
         self.found = open_input(source, options.side, column=options.column, ids=options.ids)

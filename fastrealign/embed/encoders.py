@@ -150,7 +150,10 @@ def loading(*asked: str | None, online: bool = False) -> Iterator[None]:
                 f"{what}: needs files that are not on this machine ({one_line(error)}); name a folder that has them, or pass "
                 f"{option('hub', True)} to download them"
             ) from error
-        raise InputError(f"{what}: cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+        raise InputError(
+            f"{what}: cannot be loaded: {type(error).__name__}: {one_line(error)}; "
+            "check that these are files of one model, and complete"
+        ) from error
 
 
 @contextmanager

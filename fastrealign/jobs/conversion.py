@@ -22,7 +22,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.formatting import count, listing, size
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown, shown_values
-from fastrealign.data.options import OutputOptions
+from fastrealign.data.options import OutputOptions, check_progress
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.pickle_layouts import AnyPickleShard
@@ -154,6 +154,7 @@ def convert(
     """
     started = time.perf_counter()
     options = OutputOptions(dtype, overwrite=overwrite, fsync=fsync)
+    check_progress(progress)
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected text or image")
     of = None if side is None else SIDES[side]

@@ -9,6 +9,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
 from fastrealign.core.row_map import RowMap
+from fastrealign.core.text import brief
 
 
 def to_faiss(row_map: RowMap, d: int, index: Any = None) -> Any:
@@ -22,6 +23,10 @@ def to_faiss(row_map: RowMap, d: int, index: Any = None) -> Any:
         raise InputError(f"an alignment with s = {row_map.s} has no chain of FAISS transforms, expected s > 0")
     if index is None:
         index = faiss.IndexFlatIP(d)
+    elif not isinstance(index, faiss.Index):
+        raise InputError(
+            f"index={brief(index)}: expected an index of FAISS for float32 rows, such as faiss.IndexFlatIP({d})"
+        )
     elif index.d != d:
         raise InputError(f"the index holds rows of {index.d}, the alignment is of {d}; give one of that width")
 

@@ -383,3 +383,4 @@ def test_weights_that_do_not_fit_or_are_damaged(tmp_path, run, jsonl, open_clip_
     words = ["--clip", tmp_path / "other.json", "--pretrained", clip_folder / "model.safetensors"]
     code, _, err = run(jsonl, "--out", tmp_path / "out", *words)
     assert (code, err.count("\n")) == (2, 1) and "cannot be loaded: RuntimeError: Error(s) in loading state_dict" in err
+    assert "check that these are files of one model" in err

@@ -37,6 +37,12 @@ def items(without=()):
     return made
 
 
+def test_progress_that_is_none(tmp_path, pickled):
+    with pytest.raises(fr.InputError, match=r"^progress=True: expected an object of a subclass"):
+        fr.convert(pickled, tmp_path / "out", progress=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_to_a_store_and_back(tmp_path, rng):
     """A URL as the output was the name of a local folder, such as s3:, with a report that the files were written."""
     fsspec = pytest.importorskip("fsspec")

@@ -448,12 +448,13 @@ def test_refused(rng):
         ({"tol": float("inf")}, "tol=inf: expected a number above 0, and finite"),
         ({"tol": 0.1, "seed": -1}, "seed=-1: expected a whole number from 0 to 2"),
         ({"tol": 0.1, "confidence": 1.0}, "confidence=1.0: expected a number from 0.5 to below 1"),
-        ({"tol": 0.1, "one_pass": True}, "tol samples the source, one_pass reads all of it: choose one"),
+        ({"tol": 0.1, "one_pass": True}, "tol= samples the source, one_pass= reads all of it: choose one"),
     ):
         with pytest.raises(InputError, match=says):
             fr.fit(some, some[::-1] + 1.0, **options)
     with pytest.raises(
-        InputError, match="source: chunks come in their own order, a certified sample needs files or arrays"
+        InputError,
+        match="source: chunks come in their own order, and a sample needs files or arrays; pass a path or an array",
     ):
         fr.fit([some, some], some, tol=0.1)
 

@@ -69,6 +69,15 @@ def test_text_searches_an_index_of_images(sides, tmp_path):
     assert faiss.downcast_index(index.index).ntotal == 307
 
 
+@pytest.mark.parametrize("wrong", [5, "images.faiss", lambda: faiss.IndexBinaryFlat(64)])
+def test_what_is_no_index_is_refused(rows_of, wrong):
+    alignment = fr.fit(rows_of(50, 8), rows_of(60, 8) + 1)
+    with pytest.raises(
+        InputError, match=r"expected an index of FAISS for float32 rows, such as faiss\.IndexFlatIP\(8\)"
+    ):
+        alignment.to_faiss(wrong() if callable(wrong) else wrong)
+
+
 def test_what_has_no_chain_is_refused(rows_of, monkeypatch):
     alignment = fr.fit(rows_of(40, 8), rows_of(40, 8))
     with pytest.raises(InputError, match="the index holds rows of 9, the alignment is of 8"):
