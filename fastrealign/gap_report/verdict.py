@@ -143,6 +143,9 @@ def spectra_title(report: Measured) -> str:
             f"No method keeps the source's slope ({own:.2f}): {name_of(near)} changes it to {slopes[near]:.2f}, "
             f"{name_of(far)} to {slopes[far]:.2f}"
         )
+    if abs(slopes[far] - own) <= KEEPS * abs(own):
+        after = f"{name_of(near)} {slopes[near]:.2f} after, {name_of(far)} {slopes[far]:.2f}"
+        return f"Every method keeps the source's slope ({own:.2f}): {after}"
     kept = f"{name_of(near)} keeps the source's slope ({own:.2f}, {slopes[near]:.2f} after)"
     return f"{kept}; {name_of(far)} changes it to {slopes[far]:.2f}"
 
