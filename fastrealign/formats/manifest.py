@@ -43,6 +43,7 @@ class JobSpec:
     metadata   names of the metadata files that will be written
     alignment  fingerprint of the alignment, where it was given (apply)
     numbers    if the alignment maps rows by their numbers: SHA-256 of the names of the source shards and how many rows each has
+    implied    names of options that follow from the others, and are only recorded to be read; an earlier run may lack them
     """
 
     kind: str
@@ -52,13 +53,14 @@ class JobSpec:
     metadata: list[str] = field(default_factory=list)
     alignment: str | None = None
     numbers: str | None = None
+    implied: frozenset[str] = field(default=frozenset(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
         source, target = ({name: one.to_json() for name, one in side.items()} for side in (self.source, self.target))
         sides = {"source": source, "target": target}
-        return {
-            name: value for name, value in {**vars(self), **sides}.items() if name != "numbers" or value is not None
-        }
+        entries = {**vars(self), **sides}
+        del entries["implied"]
+        return {name: value for name, value in entries.items() if name != "numbers" or value is not None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> JobSpec:
@@ -85,10 +87,13 @@ class JobSpec:
         if self.kind != earlier.kind:
             return f"it was made by {earlier.kind}, not by {self.kind}"
         for name in sorted(self.options.keys() | earlier.options.keys()):
+            if name in self.implied and name not in earlier.options:
+                continue
             before, now = earlier.options.get(name), self.options.get(name)
             # A shard that passed "error" has no bad rows, so the other choices would have written the same.
             if before != now and not (name in ("bad_rows", "bad_items") and before == "error"):
-                return f"{name} was {before or 'the default'}, now it is {now or 'the default'}"
+                shown = None if name in self.implied else now
+                return f"{name} was {before or 'the default'}, now it is {shown or 'the default'}"
         if self.alignment != earlier.alignment:
             return "the alignment is another one"
         if self.numbers != earlier.numbers:

@@ -48,7 +48,9 @@ class AlignJob(ShardJob):
             found = fingerprints_of(files, [shard.name for shard in files.shards], options.output.verify)
         self._fingerprinted = bool(found)
         own = {} if options.noise else noise_of_fit(fit, self.rows.d)
-        self.specify({**fit.to_json(), **own, "target_column": read.target_column}, target=found)
+        self.specify(
+            {**fit.to_json(), **own, "target_column": read.target_column}, target=found, implied=frozenset(own)
+        )
         self.layout.check_apart(
             [*named_paths(source), *named_paths(target)], [rows.files for rows in self.sides.values()]
         )
@@ -102,11 +104,12 @@ class ApplyJob(ShardJob):
         # A resumed run keeps its alignment file and removes nothing.
         saved = [] if options.output.resume else named_paths(method)
         self.layout.check_apart([*named_paths(source), *saved], [self.rows.files])
-        own = own_noise(self.method).to_json()
+        own = {} if options.noise else own_noise(self.method).to_json()
         self.specify(
             {"method": self.method.name, **own} if not isinstance(self.method, Alignment) else {},
             alignment=self.method.fingerprint,
             numbers=_numbers(self.rows.files) if self.applied.numbered else None,
+            implied=frozenset(own),
         )
 
     def fit(self) -> None:

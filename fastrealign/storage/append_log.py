@@ -21,7 +21,7 @@ from fastrealign.core.text import one_line
 from fastrealign.storage.file_lock import take_lock
 from fastrealign.storage.files import Descriptor, reading
 from fastrealign.storage.paths import Place, each
-from fastrealign.storage.system import read_at
+from fastrealign.storage.system import SHARED_LOCKS, read_at
 from fastrealign.storage.url import Url
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ else:  # it imports socket
 
 # Seconds to wait for a process that adds one line.
 _WAIT = 30.0
+# The same for one that only looks whether the log is held (check_not_held).
+_LOOK = 0.5
 _LEASE = "lease"
 _NUMBER = re.compile("[0-9]{8}")
 
@@ -69,13 +71,16 @@ def open_append_log(path: Place, fsync: bool) -> AppendLog:
 
 def check_not_held(path: Place) -> None:
     """InputError if another process has this log open, on a disk; on a server, finding out takes as long as a lease."""
-    if isinstance(path, Path):
-        with suppress(FileNotFoundError, PermissionError):
-            file = Descriptor(path, os.O_RDWR)
-            try:
-                take_lock(file.fd, path.parent, 0.0)
-            finally:
-                file.close()
+    if not isinstance(path, Path):
+        return
+    try:
+        file = Descriptor(path)
+    except OSError:  # such as one of another user
+        return
+    try:  # shared, so that two that look do not take each other for a run
+        take_lock(file.fd, path.parent, 0.0 if SHARED_LOCKS else _LOOK, shared=True)
+    finally:
+        file.close()
 
 
 @contextmanager
@@ -106,7 +111,7 @@ class FileLog:
     seconds_a_line = 1.0
     lost = False
 
-    def __init__(self, path: Path, fsync: bool, wait: float = 0.0, instead: str = "another output folder") -> None:
+    def __init__(self, path: Path, fsync: bool, wait: float = _LOOK, instead: str = "another output folder") -> None:
         self.path = path
         self._fsync = fsync
         try:

@@ -13,15 +13,16 @@ from fastrealign.storage.system import lock
 _PAUSE = 0.01
 
 
-def take_lock(fd: int, folder: Path, wait: float = 0.0) -> None:
+def take_lock(fd: int, folder: Path, wait: float = 0.0, shared: bool = False) -> None:
     """Lock an open file in `folder` until it is closed. InputError if another process has the lock or removed the file.
 
-    wait   seconds to wait for another process, for a lock that is held only for a moment
+    wait     seconds to wait for another process, for a lock that is held only for a moment
+    shared   with other processes that take a shared lock, too
     """
     until = time.monotonic() + wait
     while True:
         try:
-            lock(fd)
+            lock(fd, shared)
         except BlockingIOError:
             if time.monotonic() < until:
                 time.sleep(_PAUSE)

@@ -37,13 +37,17 @@ _CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _moving = threading.Lock()
 
 
-def lock(fd: int) -> None:
-    """Lock an open file until it is closed.
+# Whether several processes can hold a lock at a time, each a shared one.
+SHARED_LOCKS = fcntl is not None
+
+
+def lock(fd: int, shared: bool = False) -> None:
+    """Lock an open file until it is closed; `shared` with others that ask so, where the system has SHARED_LOCKS.
 
     Raises BlockingIOError where another process holds it, another OSError where the file system has no locks.
     """
     if fcntl is not None:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     elif msvcrt is not None:
         held: Any = msvcrt  # its functions are those of Windows
         with _moving:

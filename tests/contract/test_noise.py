@@ -16,6 +16,7 @@ import stops
 import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.errors import InputError
+from fastrealign.formats.manifest import Manifest
 from fastrealign.methods.baselines import METHODS, fit_baseline
 from fastrealign.methods.method import Call
 from fastrealign.methods.noise import noise
@@ -121,6 +122,24 @@ def test_files_hold_what_one_call_gives_and_say_so(sides, tmp_path, name, capsys
         if name != "c3" or other:
             with pytest.raises(InputError, match=says if "noise" in other else "now it is the default"):
                 fr.apply_files(saved, text, tmp_path / "applied", resume=True, **other)
+
+
+def test_runs_that_did_not_record_the_noise_of_c3_go_on(sides, tmp_path):
+    """Whether the job specification notes it changes no byte of the output."""
+    text, image, _ = sides
+    fr.align(text, image, tmp_path / "out", method="c3", seed=5)
+    saved = fr.load(tmp_path / "out" / "alignment.safetensors")
+    fr.apply_files(saved, text, tmp_path / "applied")
+    for out in ("out", "applied"):
+        path = tmp_path / out / "manifest.json"
+        manifest = Manifest.load(path)
+        for name in ("noise", "seed") if out == "applied" else ("noise",):
+            del manifest.spec.options[name]
+        manifest.save(path)
+    assert fr.align(text, image, tmp_path / "out", method="c3", seed=5, resume=True).nothing_to_do
+    assert fr.apply_files(saved, text, tmp_path / "applied", resume=True).nothing_to_do
+    with pytest.raises(InputError, match=r"noise was the default, now it is 0\.8"):
+        fr.align(text, image, tmp_path / "out", method="c3", seed=5, noise=0.8, resume=True)
 
 
 def test_without_noise_nothing_changes(sides, tmp_path):

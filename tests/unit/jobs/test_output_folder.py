@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import threading
 
 import corpus
 import numpy as np
@@ -15,6 +17,8 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.jobs.journal import Journal
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
+from fastrealign.storage import append_log, system
+from fastrealign.storage.append_log import check_not_held
 from fastrealign.storage.records import sealed
 
 
@@ -406,6 +410,26 @@ def test_a_run_that_goes_on_is_not_called_unfinished(sides, unfinished):
             )
     refused(lambda: fr.align(*sides, unfinished), "unfinished run (2 shards complete)")
     assert corpus.tree(unfinished) == before
+
+
+def test_looking_whether_a_run_goes_on_disturbs_neither_another_look_nor_a_run(unfinished):
+    """Two that looked at a time each took the other for a run that writes there."""
+    with (unfinished / JOURNAL).open("rb") as file:
+        system.lock(file.fileno(), shared=True)  # another one that looks
+        if system.SHARED_LOCKS:
+            check_not_held(unfinished / JOURNAL)
+        timer = threading.Timer(0.05, file.close)
+        timer.start()
+        Journal(unfinished / JOURNAL).close()
+        timer.join()
+
+
+def test_a_journal_that_cannot_be_opened_is_not_held(unfinished, monkeypatch):
+    def opened(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(append_log, "Descriptor", opened)
+    check_not_held(unfinished / JOURNAL)
 
 
 def test_two_runs_on_one_output_are_distinguished(tmp_path, sides, unfinished):
