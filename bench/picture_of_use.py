@@ -123,4 +123,4 @@ def _edge(marker: str, colour: str) -> dict[str, Any]:
 
 def text() -> str:
     listed = "; ".join(f"{use.group}, {use.name}: {use.said()} %" for use in uses())
-    return f"![Text as it is → aligned. {listed}](docs/use.png)"
+    return f"![Text as it is → ReAlign → a map for each role. {listed}](docs/use.png)"

@@ -50,7 +50,7 @@ class BadShardError(InputError):
 class BadRowsError(InputError):
     """A row that has no direction: NaN, Inf or zero, or one that the map sends to zero.
 
-    row   which row of a pass, and why, without what can be done about it; "" elsewhere
+    row   which row cannot be used and why, without advice; "" if the error does not come from a pass
     """
 
     row = ""

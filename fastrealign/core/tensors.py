@@ -47,7 +47,7 @@ def plain(x: torch.Tensor, name: str) -> torch.Tensor:
     if type(x) is torch.Tensor and not x.is_nested:
         return _plain(x, name)
     # Private, as in torch's own subclasses: a subclass may override the attributes asked for, and only its dispatch keys say
-    # that it keeps its rows in other tensors. torch 2.6 has both, as 2.14.
+    # that it keeps its rows in other tensors. Both exist in torch 2.6 to 2.14.
     with torch._C.DisableTorchFunctionSubclass():
         if x.is_nested:
             join = "stack" if x.dim() == 2 else "cat"  # of vectors, or of matrices
@@ -81,10 +81,8 @@ def view_of(x: torch.Tensor, name: str) -> np.ndarray:
         return x.view(torch.int16).numpy().view(BFLOAT16)
     try:
         return x.numpy()
-    except (
-        TypeError,
-        RuntimeError,
-    ):  # NumPy has no such type; a complex tensor that is conjugated, refused as others are
+    except (TypeError, RuntimeError):
+        # NumPy has no such type; or it is a complex tensor that is conjugated, refused as others are.
         if x.is_complex():
             raise InputError(f"{name}: element type {x.dtype}, {EXPECTED}") from None
         raise InputError(f"{name}: element type {x.dtype}, {EXPECTED}; convert with .float()") from None

@@ -133,11 +133,11 @@ def brief(value: object) -> str:
 
 
 def described(x: object) -> str:
-    """The type of x with its article: "a Series", "an Index"; "None" for None."""
+    """The type of x with its article: "a Series", "an Index", "an ndarray", "a uint8"; "None" for None."""
     if x is None:
         return "None"
     name = type(x).__name__
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+    return f"{'an' if re.match('(?!u(int|ni))[aeiou]|nd', name, re.IGNORECASE) else 'a'} {name}"
 
 
 def is_utf8(text: str) -> bool:

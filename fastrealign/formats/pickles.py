@@ -208,5 +208,5 @@ def shown_key(key: object) -> str:
 
 
 def kind_of(value: object) -> str:
-    """The type of a value with its article; "an ndarray" for the array of the unpickler's own class, too."""
-    return "an ndarray" if isinstance(value, np.ndarray) else described(value)
+    """The type of a value with its article, that of an array for the unpickler's own class of arrays."""
+    return described(value.view(np.ndarray) if isinstance(value, np.ndarray) else value)

@@ -18,9 +18,8 @@ FLAT = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")
 # Inner indexes that hold float32 rows unchanged.
 _EXACT = (*FLAT, "IndexIVFFlat", "IndexHNSWFlat", "IndexNSGFlat", "IndexRefineFlat")
 _LEARNS = re.compile("IVF|PQ|ScalarQuantizer|SQ|Residual|Refine|PreTransform|IDMap|LSH")
-_SAMPLE_ROWS = 200_000
-# Rows for each centroid, below which FAISS advises more.
-ROWS_A_CENTROID = 39
+# Rows that an index learns from, at most, and for each centroid, below which FAISS advises more.
+LEARNT_ROWS, ROWS_A_CENTROID = 200_000, 39
 # What Alignment.to_faiss puts before an index.
 _TO_FAISS = [*("NormalizationTransform", "CenteringTransform") * 2, "NormalizationTransform"]
 
@@ -70,13 +69,16 @@ def forget(index: Any) -> None:
 
 
 def clusterings(index: Any) -> Iterator[tuple[int, Any]]:
-    """Number of centroids and settings of each k-means by which an index learns, in the indexes inside it too."""
+    """Number of centroids and settings of each k-means by which an index learns, in the indexes inside it too.
+
+    Not those of a quantizer that learns by itself (IMI), which has far fewer centroids than lists.
+    """
     at = faiss.downcast_index(index)
-    if isinstance(at, faiss.IndexIVF):
+    if isinstance(at, faiss.IndexIVF) and at.quantizer_trains_alone != 1:
         yield at.nlist, at.cp
     if hasattr(at, "pq"):
         yield at.pq.ksub, at.pq.cp
-    for name in ("index", "base_index", "storage"):
+    for name in ("index", "base_index", "refine_index", "storage"):
         if hasattr(at, name):
             yield from clusterings(getattr(at, name))
 
@@ -106,10 +108,9 @@ def learnt(file: Any, rows: Iterator[Any], made: Any, step: int) -> Iterator[tup
     whole = np.memmap(file, np.float32, "r", shape=(len(every), made.d))
     forget(made)
     for _, settings in clusterings(made):
-        settings.min_points_per_centroid = (
-            1  # with fewer FAISS writes a line for each k-means to stderr; `index` warns once
-        )
-    some = np.random.default_rng(0).choice(len(whole), min(len(whole), _SAMPLE_ROWS), replace=False)
+        # With fewer rows for a centroid FAISS writes a line for each k-means to stderr; `index` warns once.
+        settings.min_points_per_centroid = 1
+    some = np.random.default_rng(0).choice(len(whole), min(len(whole), LEARNT_ROWS), replace=False)
     made.train(np.ascontiguousarray(whole[np.sort(some)]))
     for first in range(0, len(whole), step):
         yield np.ascontiguousarray(whole[first : first + step]), every[first : first + step]

@@ -39,6 +39,7 @@ from fastrealign.retrieval.stores.base import (
 )
 from fastrealign.retrieval.stores.faiss_parts import (
     FLAT,
+    LEARNT_ROWS,
     ROWS_A_CENTROID,
     aligns,
     clusterings,
@@ -278,10 +279,10 @@ class FaissStore:
         made.reset()
         kind = type(inner(made)).__name__
         takes_ids = inner(old) is not old or isinstance(old, faiss.IndexIVF)
-        most = max((k for k, _ in clusterings(made)), default=0)
-        if self._total < ROWS_A_CENTROID * most:
+        most, learnt_from = max((k for k, _ in clusterings(made)), default=0), min(self._total, LEARNT_ROWS)
+        if learnt_from < ROWS_A_CENTROID * most:
             warn(
-                f"{self.where}: {count(self._total, 'row')}, from which {most:,} centroids are learnt again; FAISS advises "
+                f"{self.where}: {most:,} centroids are learnt again from {count(learnt_from, 'row')}; FAISS advises "
                 f"{ROWS_A_CENTROID * most:,} rows or more, with fewer a search may find less"
             )
         with ExitStack() as held:

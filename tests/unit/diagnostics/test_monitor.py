@@ -355,7 +355,7 @@ def test_settings_it_refuses(basis):
     for wrong in ({"embed": (1, 2)}, {"loss": 0.5}):
         with pytest.raises(InputError, match=r"(embed is a tuple|loss is a float), expected a function"):
             GapMonitor(**wrong)
-    with pytest.raises(InputError, match=r"frame is a ndarray, expected a Frame"):
+    with pytest.raises(InputError, match=r"frame is an ndarray, expected a Frame"):
         GapMonitor(frame=basis)
     for spoiled in (basis * np.nan, 2 * basis, basis[:, :5]):
         with pytest.raises(InputError, match="basis of the frame is not orthonormal"):

@@ -429,7 +429,7 @@ def test_arguments_and_batches_of_another_kind(store, rng):
     fitted = fr.fit(rows, -rows, method="c3")
     for wrong, said in (
         ({"tokenizer": None}, "tokenizer is None, expected a tokenizer"),
-        ({"embeddings": rows}, "embeddings is a ndarray, expected what open_embeddings returns"),
+        ({"embeddings": rows}, "embeddings is an ndarray, expected what open_embeddings returns"),
         ({"alignment": "a.safetensors"}, "alignment is a str, expected a fitted method"),
         (
             {"alignment": fr.nn.as_module(fitted)},

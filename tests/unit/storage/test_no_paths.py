@@ -48,8 +48,8 @@ def test_what_is_no_path_is_refused(sides, wrong):
         (b"out", "b'out'"),
         ([None], "None"),
         ([3], "3"),
-        (np.ones((2, 2)), "a ndarray"),
-        ([np.ones((2, 2))], "a ndarray"),
+        (np.ones((2, 2)), "an ndarray"),
+        ([np.ones((2, 2))], "an ndarray"),
     ],
 )
 def test_what_is_no_list_of_paths_is_named(given, named):
