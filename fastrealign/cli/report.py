@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 import fastrealign as fr
 from fastrealign.cli.arguments import (
@@ -91,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("source", "target"):
         if getattr(args, name) is None:
             raise InputError(f"--{name} is missing; name the embeddings of both sides, or measure search with --search")
-    out, pairs = Path(args.out), args.pairs is not None
+    out, pairs = result.local(args.out), args.pairs is not None
     labels = args.labels and (args.labels[0] if len(args.labels) == 1 else tuple(args.labels))
     methods = [own_name(name.strip()) for name in (args.methods or ",".join(METHODS)).split(",") if name.strip()]
     result.check_files(out, args.png)
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     given = protected_inputs.Inputs.named(
         [*args.source, *args.target, *(args.pairs or []), *(args.labels or []), *captions, *domain_sides]
     )
-    for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):
+    for path in (out, out.with_suffix(".json"), *(result.local(args.png) / name for name in names)):
         given.check(path)
         check_new(path, args.overwrite)
     if pairs and len(args.pairs) not in (0, 2):

@@ -47,7 +47,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 
 def run_search(args: argparse.Namespace) -> None:
     """Measure and write a report of search."""
-    out = Path(args.out)
+    out = result.local(args.out)
     _check(args)
     result.check_files(out)
     ids = _ids(args.ids)

@@ -23,6 +23,7 @@ from fastrealign.gap_report.report_data import Measured, MethodFigures, Pairs, S
 from fastrealign.gap_report.table import as_text
 from fastrealign.gap_report.verdict import verdict_of
 from fastrealign.storage.atomic import AtomicFile, save_bytes
+from fastrealign.storage.paths import place
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class GapReport(Measured):
         InputError, FastRealignError
             A file cannot be written there, or matplotlib is missing; raised before anything is drawn.
         """
-        path = Path(path)
+        path, png = local(path), None if png is None else local(png)
         check_files(path, png)
         texts = {
             path: self.to_html(),
@@ -103,7 +104,7 @@ class GapReport(Measured):
         }
         files = {name: text.encode() for name, text in texts.items()}
         if png is not None:
-            files |= {Path(png) / name: data for name, data in pngs(self)}
+            files |= {png / name: data for name, data in pngs(self)}
         for name, data in files.items():
             save_bytes(name, data)
         return list(files)
@@ -120,8 +121,19 @@ class GapReport(Measured):
         return f'<iframe srcdoc="{escape(html)}" title="fastrealign report" style="width:100%;height:80vh;border:0"></iframe>'
 
 
+def local(path: str | Path) -> Path:
+    """Where a page or the folder of its PNGs goes. InputError for a URL."""
+    at = place(path)
+    if not isinstance(at, Path):
+        raise InputError(
+            f"{path}: a report is written to a local file or folder; write it there, then copy it to the server"
+        )
+    return at
+
+
 def check_files(path: Path, png: str | Path | None = None) -> None:
     """Raise if a report cannot be drawn or written there. Call it before measuring, which takes a minute."""
+    png = None if png is None else local(png)
     optional("matplotlib", "report", "a report")
     for name in (path, path.with_suffix(".json")) if path.name else (path,):
         if name.is_dir():
@@ -129,13 +141,13 @@ def check_files(path: Path, png: str | Path | None = None) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{path}: a report is a page, expected a name that ends in .html, such as report.html")
     if png is not None and {path.resolve(), path.with_suffix(".json").resolve()} & {
-        Path(png).resolve(),
-        *Path(png).resolve().parents,
+        png.resolve(),
+        *png.resolve().parents,
     }:
         raise InputError(f"{png}: is the name of a file of this report, expected a folder for the PNGs")
-    if png is not None and Path(png).exists() and not Path(png).is_dir():
+    if png is not None and png.exists() and not png.is_dir():
         raise InputError(f"{png}: is a file, expected a folder for the PNGs")
-    for name in (path, *([Path(png) / "gap.png"] if png is not None else [])):
+    for name in (path, *([png / "gap.png"] if png is not None else [])):
         AtomicFile(name, fsync=False).abort()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastrealign.gap_report.result import check_files
+from fastrealign.gap_report.result import check_files, local
 from fastrealign.retrieval.bootstrap import Figure
 from fastrealign.retrieval.score_figures import QUANTILES, Curve, Distribution
 from fastrealign.retrieval.search_data import Measured
@@ -79,7 +79,7 @@ class SearchReport(Measured):
         Returns the files written. Raises InputError or FastRealignError where a file cannot be written there, or matplotlib is
         missing; before anything is drawn.
         """
-        path = Path(path)
+        path = local(path)
         check_files(path)
         figures = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
         texts = {path: self.to_html(), path.with_suffix(".json"): figures}

@@ -190,7 +190,9 @@ class AtomicFolder:
     """
 
     def __init__(self, path: AnyPath, fsync: bool = True) -> None:
-        self.path = Path(path)
+        at = place(path)
+        assert isinstance(at, Path)  # whoever writes folders refuses URLs first
+        self.path = at
         self.temporary = _temporary(self.path)
         self.committed = False
         self._fsync = fsync

@@ -68,13 +68,13 @@ def at_home(path: str) -> str:
 
 def place(path: AnyPath) -> Place:
     """The path as an object with pathlib's methods: a Path, or a Url for what fsspec has to open. ~ is the user's folder."""
-    if isinstance(path, (Path, Url)):
+    if isinstance(path, Url):
         return path
     if _is_url(path):
         return Url(os.fspath(path))
     if isinstance(path, str) and path.startswith(_LOCAL):
         return Path(path.partition("://")[2])
-    return Path(at_home(path) if isinstance(path, str) else path)
+    return Path(at_home(os.fspath(path)))
 
 
 def places_of(path: AnyPath) -> list[str]:

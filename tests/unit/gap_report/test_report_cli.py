@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import fastrealign as fr
 from fastrealign.cli.main import main
 
 pytest.importorskip("matplotlib")
@@ -44,6 +46,28 @@ def test_report_writes_the_page_and_prints_the_verdict(tmp_path, given, run):
     assert "Distance of pairs" in out and f"written: {tmp_path / 'r.html'}, {tmp_path / 'r.json'}" in out
     assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
     assert list(json.loads((tmp_path / "r.json").read_text())["methods"]) == ["none", "realign"]
+
+
+def test_a_report_goes_home_and_to_no_server(tmp_path, given, run, few, monkeypatch):
+    """memory://r.html became a folder named memory: here."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    found = fr.report(*few(80, 8), methods=["none"])
+    found.save("~/r.html", png=Path("~/png"))
+    assert {"png", "r.html", "r.json"} <= {*os.listdir("home")}  # and what matplotlib caches
+    before = sorted(os.listdir())
+    says = "memory://r.html: a report is written to a local file or folder; write it there, then copy it to the server"
+    for how in ({"path": "memory://r.html"}, {"path": "r.html", "png": "memory://r.html"}):
+        with pytest.raises(fr.InputError) as caught:
+            found.save(**how)
+        assert str(caught.value) == says
+    for out in (("--out", "memory://r.html"), ("--out", "r.html", "--png", "memory://r.html")):
+        code, _, err = run(*given, *out)
+        assert code == 2 and says in err and err.count("\n") == 1
+    code, _, err = run("--search", "--queries", given[1], "--text", given[1], "--pairs", "--out", "memory://r.html")
+    assert code == 2 and says in err and err.count("\n") == 1
+    assert sorted(os.listdir()) == before
 
 
 def test_json_pairs_of_their_own_domains_and_pngs(tmp_path, given, run):

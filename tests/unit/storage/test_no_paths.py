@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,9 @@ def test_a_tilde_is_the_users_folder_for_outputs_as_for_inputs(sides, monkeypatc
     assert sorted(os.listdir("home")) == ["again", "aligned", "converted.npy", "fitted.safetensors"]
     with pytest.raises(InputError, match="lies inside the input"):
         fr.align("home/aligned", target="images.npy", out="~/aligned/deeper")
+    fr.align("text.npy", target="images.npy", out=Path("~/of_a_path"))
+    sides.save(Path("~/path.safetensors"))
+    assert sorted(os.listdir("home"))[-2:] == ["of_a_path", "path.safetensors"] and not os.path.exists("~")
     os.mkdir("~")  # a folder of that name is meant
     sides.save("~/fitted.safetensors")
     assert os.listdir("~") == ["fitted.safetensors"]
