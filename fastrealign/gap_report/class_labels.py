@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
@@ -25,7 +26,7 @@ from fastrealign.storage.text_values import as_text
 ValuesLike: TypeAlias = AnyPath | np.ndarray | Iterable[Any]
 
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
-# More classes than this are ids, or numbers that were measured.
+# A side with more different labels than this has ids, or numbers that were measured.
 MOST_CLASSES = 1000
 _FILE = re.compile(r"\.(npy|txt|json|parquet)$", re.IGNORECASE)
 
@@ -118,33 +119,64 @@ def _opened(given: Any, side: RowSource) -> LabelsOf:
     return LabelsOf([], values, None, rows=count_rows(side))
 
 
-def drawn_labels(of: LabelsOf, numbers: np.ndarray, progress: Progress) -> np.ndarray:
-    """The labels of the rows with these ascending numbers: object array of text, "" for a row without one."""
+@dataclass(frozen=True)
+class SideLabels:
+    """Labels of the rows drawn from a side, as an object array of text, "" for a row without one; and what all its rows have.
+
+    classes   the different labels of all rows: MOST_CLASSES + 1 of them where there are more
+    labelled  rows that have a label
+    """
+
+    drawn: np.ndarray
+    classes: set[str]
+    labelled: int
+
+
+def side_labels(of: LabelsOf, numbers: np.ndarray, progress: Progress) -> SideLabels:
+    """The labels of a side, of which the rows with these ascending numbers are drawn."""
     found: list[str] = []
-    first = 0
+    classes: set[str] = set()
+    first = labelled = 0
     for batch in of.batches(progress):
         lo, hi = np.searchsorted(numbers, [first, first + len(batch)])
         found += ["" if batch[at].isspace() else shown(batch[at]) for at in numbers[lo:hi] - first]
+        for label in batch:
+            if label and not label.isspace():
+                labelled += 1
+                if len(classes) <= MOST_CLASSES:
+                    classes.add(shown(label))
         first += len(batch)
-    return np.array(found, object)
+    return SideLabels(np.array(found, object), classes, labelled)
 
 
-def coded(sides: Sequence[np.ndarray], named: Callable[[int], str]) -> tuple[tuple[str, ...], list[np.ndarray]]:
+def _check_classes(target: SideLabels, source: SideLabels) -> None:
+    """InputError for ids in place of classes."""
+    for name, side in (("target", target), ("source", source)):
+        if len(side.classes) > MOST_CLASSES:
+            raise InputError(
+                f"labels of the {name}: has more than {MOST_CLASSES:,} different labels in {side.labelled:,} rows, expected "
+                f"at most {MOST_CLASSES:,} classes; are these ids?"
+            )
+    # A source may have one row of each class, such as a prompt, if the target has several or knows most of the classes.
+    ids = "labels: {}, expected classes, which several rows share; are these ids?"
+    if source.classes and all(len(side.classes) == side.labelled for side in (source, target)):
+        raise InputError(
+            ids.format(f"each of {source.labelled:,} source and {target.labelled:,} target rows has its own")
+        )
+    common = len(source.classes & target.classes)
+    if len(source.classes) > max(source.labelled // 2, 2) and 2 * common < len(source.classes):
+        found = f"the source has {len(source.classes):,} different labels in {source.labelled:,} rows"
+        raise InputError(ids.format(f"{found}, and the target has {common:,} of them"))
+
+
+def coded(target: SideLabels, source: SideLabels) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """The classes that both sides have, and each side's labels as their numbers; -1 for other classes, and for none.
 
-    named   where the labels of side 0, the target, and 1, the source, come from. InputError where they have fewer than two
-            classes in common.
+    InputError for ids, and where the rows drawn have fewer than two classes in common.
     """
+    _check_classes(target, source)
+    sides = [target.drawn, source.drawn]
     classes = [set(side) - {""} for side in sides]
-    for at, (side, of) in enumerate(zip(sides, classes, strict=True)):
-        labelled = int((side != "").sum())
-        # The source is trained on, so it is refused where most classes have one row.
-        most = min(MOST_CLASSES, max(labelled // 2, 2)) if at == 1 else MOST_CLASSES
-        if len(of) > most:
-            raise InputError(
-                f"{named(at)}: has {len(of)} different labels in {labelled} rows, expected at most {most} "
-                "classes; are these ids?"
-            )
     common = sorted(classes[0] & classes[1])
     if len(common) < 2:
         of_target, of_source = (", ".join(repr(name) for name in sorted(of)[:3]) or "none" for of in classes)
@@ -157,7 +189,7 @@ def coded(sides: Sequence[np.ndarray], named: Callable[[int], str]) -> tuple[tup
 
 
 def left_out(name: str, labels: np.ndarray, codes: np.ndarray) -> list[str]:
-    """Notes about the rows of a side that the classifier leaves out. labels: of `drawn_labels`; codes: of `coded`."""
+    """Notes about the rows of a side that the classifier leaves out. labels: those drawn; codes: of `coded`."""
     missing = int((labels == "").sum())
     notes = []
     if missing:

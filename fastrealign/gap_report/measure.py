@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.formatting import does
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
 from fastrealign.data.pair import look_swapped
@@ -140,10 +141,14 @@ class _Work:
         self.among_x, self.y_to_x = _search(self.x, of_x, from_x, from_y)
         self.among_y, self.x_to_y = _search(self.y, of_y, from_y, from_x)
         self.same = share_in(from_y, sides.drawn[0], self.of_x)
-        if MANY <= self.same < HALF:
+        drawn, rows = sides.drawn[0].rows, count_rows(sides.given[0])
+        # Of copies in all of the target, as many are among the rows drawn as these are of all.
+        if self.same * rows >= MANY * drawn and self.same < HALF:
+            copies = round(self.same * len(from_y))
             self.notes[
-                f"about {100 * self.same:.0f} % of the source's rows are in the target, too; check that no file is on both "
-                "sides"
+                f"of {len(from_y):,} source rows, {copies:,} {does(copies, 'have')} a copy among "
+                f"{f'the {rows:,} target rows' if drawn == rows else f'{drawn:,} target rows drawn (of {rows:,})'}; check that no "
+                "file is on both sides"
             ] = None
         self.frame: Frame | None = None
         if sides.pairs is not None:

@@ -188,7 +188,7 @@ class Measured:
     classes : Classes or None
         None without labels.
     same : float
-        Share of the source rows that are in the target too, equal or nearly, as copies on one side are.
+        Share of the source rows that have a copy among the target rows drawn, equal or nearly, as copies on one side are.
     swapped : bool
         Names say that the source is images and the target text.
     kept_k : int

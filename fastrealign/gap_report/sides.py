@@ -26,7 +26,7 @@ from fastrealign.diagnostics import covariance
 from fastrealign.diagnostics.second_moments import FLOOR
 from fastrealign.diagnostics.unit_rows import count_rows, draw, open_sides, pick, unit_blocks
 from fastrealign.gap_report.by_length import binned
-from fastrealign.gap_report.class_labels import ValuesLike, both_labels, coded, drawn_labels, left_out
+from fastrealign.gap_report.class_labels import ValuesLike, both_labels, coded, left_out, side_labels
 from fastrealign.gap_report.copies import copies_of, halves, independent, numbered, things
 from fastrealign.gap_report.outcomes import LEAST
 from fastrealign.gap_report.row_lengths import row_lengths
@@ -173,7 +173,7 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     numbers = [draw(count_rows(side), options.rows, options.seed) for side in given]
     if lengths is not None:
         binned(lengths[numbers[1]])  # raises where they make no bins
-    drawn = named_labels and [drawn_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
+    drawn = named_labels and [side_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
     (x, unit_x), (y, unit_y) = (_hold(side, at, progress) for side, at in zip(given, numbers, strict=True))
     same = [numbered(unit_x), numbered(unit_y)]
     parts, reused = _parts((x, y), same, options.seed)
@@ -181,11 +181,17 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     labels = None
     notes = [str(warning.message) for warning in caught]
     if drawn:
-        names, codes = coded(drawn, lambda at: f"labels of the {('target', 'source')[at]}")
+        names, codes = coded(*drawn)
         (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in parts)
         labels = Labels(names, of_x, of_y, (fitted[0], fitted[1]), x.rows == y.rows)
         for side, of, code in zip((x, y), drawn, codes, strict=True):
-            notes += left_out(side.name, of, code)
+            notes += left_out(side.name, of.drawn, code)
+        taught = len(set(fitted[1].tolist()) - {-1})
+        if taught < len(names):
+            notes.append(
+                f"{y.name}: the rows that methods are fitted on have {taught:,} of {len(names):,} classes; the classifier "
+                "cannot find the others, and accuracy is low for all methods"
+            )
     pairs, pairs_of, sides_drawn = None, count_rows(given[0]), (x, y)
     x, y = to_measure
     if of_pairs is not None:

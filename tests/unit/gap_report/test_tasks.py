@@ -116,7 +116,11 @@ def test_labels_in_every_form(tmp_path, labelled, monkeypatch):
         ((["a", "b"] * 30, None), "labels of target: None, expected a list"),
         (
             np.arange(60),
-            "labels of the source: has 60 different labels in 60 rows, expected at most 30 classes; are these ids",
+            "labels: each of 60 source and 60 target rows has its own, expected classes, .*; are these ids",
+        ),
+        (
+            ([f"t{i}" for i in range(60)], ["t1", "t2"] * 30),
+            "the source has 60 different labels in 60 rows, and the target has 2 of them, expected classes",
         ),
         ("labels.npy:kind", r"only \.parquet files have columns of labels; leave out ':kind'"),
         (np.zeros((60, 2)), r"of shape \(60, 2\), expected one for each row"),
@@ -198,8 +202,20 @@ def test_one_list_for_sides_that_do_not_match(labelled):
 
 def test_ids_are_no_classes(few):
     y, x = few(1100, 4)
-    with pytest.raises(InputError, match="1100 different labels in 1100 rows, expected at most 1000"):
-        fr.report(y, x, labels=np.arange(1100), methods=("none",))
+    # All rows count, not those drawn.
+    with pytest.raises(InputError, match="more than 1,000 different labels in 1,100 rows, expected at most 1,000"):
+        fr.report(y, x, labels=np.arange(1100), methods=("none",), rows=100)
+
+
+def test_a_source_of_one_prompt_of_each_class(few):
+    """As for zero-shot classification: each class once in the source, many times in the target."""
+    y, x = few(400, 4)
+    report = fr.report(y[:80], x, labels=(np.arange(80), np.arange(400) % 80), methods=("none",))
+    assert (report.classes.train, len(report.classes.names)) == (80, 80)
+    assert not any("cannot find the others" in note for note in report.notes)
+    wide = np.tile(y, 4)[:80]  # 16 columns: half of the prompts are fitted on
+    report = fr.report(wide, np.tile(x, 4), labels=(np.arange(80), np.arange(400) % 80), methods=("none",))
+    assert any("have 40 of 80 classes; the classifier cannot find the others" in note for note in report.notes)
 
 
 def test_label_text():

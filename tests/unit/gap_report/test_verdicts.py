@@ -288,9 +288,15 @@ def test_rows_of_a_side_that_are_on_the_other_are_counted():
     y, x, _ = worlds._things(200, 12, apart=0.5)
     assert fr.report(np.concatenate([y, x[:50]]), x, methods=("none",)).same == pytest.approx(0.2)
 
-    [note] = [note for note in fr.report(np.concatenate([y, x[:50]]), x).notes if "in the target, too" in note]
-    assert note.startswith("about 20 % of the source's rows") and "check that no file is on both sides" in note
-    assert not any("in the target, too" in note for note in fr.report(y, x, methods=("none",)).notes)
+    [note] = [
+        note for note in fr.report(np.concatenate([y, x[:50]]), x, methods=("none",)).notes if "a copy among" in note
+    ]
+    assert note == "of 250 source rows, 50 have a copy among the 200 target rows; check that no file is on both sides"
+    # Of half of the source's rows the copies are in the target, of which half of the rows are drawn.
+    drawn = fr.report(np.concatenate([y, x]), x, methods=("none",), rows=100)
+    [note] = [note for note in drawn.notes if "a copy among" in note]
+    assert re.match(r"of \d+ source rows, \d+ have a copy among 100 target rows drawn \(of 200\); ", note)
+    assert not any("have a copy among" in note for note in fr.report(y, x, methods=("none",)).notes)
 
 
 @pytest.mark.parametrize("kind", [np.float16, "shuffled"])
@@ -317,40 +323,55 @@ def test_rows_in_a_narrow_cone_or_of_few_columns_are_not_the_same(rng):
     assert report.advice.startswith("Use ReAlign for search")
     circle = fr.report(*rng.normal(size=(2, 3000, 2)), methods=("realign",))
     assert circle.same == 0.0 and headline(circle).startswith("No gap")
-    assert not any("in the target, too" in note for note in circle.notes)
+    assert not any("a copy among" in note for note in circle.notes)
 
 
-def test_a_slope_that_every_method_changes_is_not_called_kept(rng):
-    """Half of the rows lie in few directions: without their mean, the others decide."""
-    rows = rng.normal(size=(600, 16)) + 1
-    source = rows.copy()
-    source[:330] = rng.normal(size=(330, 16)) - 1
-    report = fr.report(source, rows, methods=("realign", "c3"))
-    slopes = {name: of.spectrum.power.alpha for name, of in report.methods.items()}
-    assert all(abs(slopes[name] - slopes["none"]) > 0.2 * slopes["none"] for name in ("realign", "c3"))
-    assert verdict.spectra_title(report).startswith(f"No method keeps the source's slope ({slopes['none']:.2f}): ")
-    wide = rng.normal(size=(600, 16)) * np.geomspace(4, 0.2, 16)  # where C3's noise, alike in all directions, is felt
-    one = fr.report(wide + 0.2, wide, methods=("realign", "c3"))
-    assert verdict.spectra_title(one).startswith("ReAlign keeps the source's slope")
-    assert "; C3 changes it to" in verdict.spectra_title(one)
-    every = verdict.spectra_title(fr.report(wide + 0.2, wide, methods=("realign", "realign-exact")))
-    assert every.startswith("Every method keeps the source's slope") and "changes" not in every
+def test_a_slope_that_every_method_changes_is_not_called_kept(reports):
+    report = reports(worlds.clip_like)
+
+    def title(**slopes):
+        methods = {}
+        for name, slope in slopes.items():
+            of = report.methods[name]
+            power = dataclasses.replace(of.spectrum.power, alpha=slope)
+            methods[name] = dataclasses.replace(of, spectrum=dataclasses.replace(of.spectrum, power=power))
+        return verdict.spectra_title(dataclasses.replace(report, methods=methods))
+
+    assert title(none=1.0, realign=0.7, c3=0.5) == (
+        "No method keeps the source's slope (1.00): ReAlign changes it to 0.70, C3 to 0.50"
+    )
+    assert title(none=1.0, realign=1.09, c3=0.5) == (
+        "ReAlign keeps the source's slope (1.00, 1.09 after); C3 changes it to 0.50"
+    )
+    assert title(none=1.0, realign=1.0, bca=1.09) == (
+        "Every method keeps the source's slope (1.00): ReAlign 1.00 after, BCA 1.09"
+    )
 
 
-def test_angles_that_differ_by_chance_are_not_brought_closer(rng):
-    said = []
-    for _ in range(5):
-        report = fr.report(*rng.normal(size=(2, 300, 16)))
-        assert report.methods["none"].topology.divergence.error == 0.0 < report.methods["none"].topology.other_rows
-        said.append(verdict.angles_title(report).startswith("No method brings the angles closer to the target's"))
-    assert sum(said) >= 4
-    wide = rng.normal(size=(300, 16)) * np.geomspace(4, 0.2, 16)
-    mixed = fr.report(wide + 9 * np.eye(16)[3], wide[:, ::-1] * 1.0, methods=("realign",))
-    assert verdict.angles_title(mixed).startswith("ReAlign brings the angles closest to the target's")
+def test_angles_that_differ_by_chance_are_not_brought_closer(reports):
+    """A method brings them closer by more than two standard errors of the difference over other rows."""
+    report = reports(worlds.clip_like)
+
+    def title(before, after, error):
+        methods = {}
+        for name, value in (("none", before), ("realign", after)):
+            of = report.methods[name]
+            js = dataclasses.replace(of.topology.divergence, value=value)
+            topology = dataclasses.replace(of.topology, divergence=js, other_rows=error)
+            methods[name] = dataclasses.replace(of, topology=topology)
+        return verdict.angles_title(dataclasses.replace(report, methods=methods))
+
+    two = 2 * np.sqrt(2) * 0.01
+    inside, outside = title(0.5, 0.5 - 0.99 * two, 0.01), title(0.5, 0.5 - 1.01 * two, 0.01)
+    assert (
+        inside == "No method brings the angles closer to the target's by more than chance: 0.500 nats before alignment"
+    )
+    assert outside == "ReAlign brings the angles closest to the target's: 0.471 nats, 0.500 nats before alignment"
+    assert title(0.5, 0.6, 0.0) == "No method brings the angles closer to the target's: 0.500 nats before alignment"
 
 
 def test_rows_too_few_for_two_halves_are_said_to_be_fitted_and_measured(rng):
-    report = fr.report(rng.normal(size=(30, 16)) + 1, rng.normal(size=(2000, 16)) - 1, pairs=None)
+    report = fr.report(rng.normal(size=(30, 16)) + 1, rng.normal(size=(2000, 16)) - 1, methods=("realign",))
     assert report.reused and report.few and report.fitted_on is None
     assert "too few to fit methods on one half and measure on the other" in report.verdict
     assert "look again with more" in report.advice
