@@ -119,8 +119,8 @@ def _message_of(error: BaseException, interrupt: Interrupt) -> tuple[int, str, s
     short = shortage(error)
     if short is not None:
         return 1, "error", short
-    if not _current_folder_exists():
-        return 2, "error", "the current folder was removed or renamed; change to another one, then run again"
+    if isinstance(error, FileNotFoundError) and not _current_folder_exists():
+        return 2, "error", "the current folder was removed; change to another one, then run again"
     lines = str(error).strip().splitlines()
     return 1, "error", f"{type(error).__name__}: {lines[0] if lines else ''} (FASTREALIGN_DEBUG=1 shows where)"
 

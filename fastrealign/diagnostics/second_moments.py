@@ -15,7 +15,6 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT, RowMap
-from fastrealign.core.text import brief
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.unit_rows import applying, open_sides, paired_blocks, unit_blocks
@@ -179,24 +178,6 @@ def check_widths(*widths: int) -> None:
     found = list(dict.fromkeys(widths))
     if len(found) > 1:
         raise InputError(f"widths {' and '.join(map(str, found))}: all must be of rows of one encoder pair")
-
-
-def checked_eigenvalues(given: object, *, ordered: bool = False) -> np.ndarray:
-    """Eigenvalues as float64 (d,). InputError for anything but one list of numbers; ordered: and for one that ascends."""
-    try:
-        values = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"the eigenvalues are {brief(given)}, expected numbers (d,)") from None
-    if values.ndim != 1:
-        raise InputError(
-            f"the eigenvalues have shape {values.shape}, expected (d,): those of a matrix are its Covariance.eigenvalues, or "
-            "numpy.linalg.eigvalsh(matrix)[::-1]"
-        )
-    if ordered and (np.diff(values) > 1e-9 * np.abs(values).max(initial=0.0)).any():
-        raise InputError(
-            "the eigenvalues ascend, expected descending ones; numpy.linalg.eigvalsh(matrix)[::-1] gives these"
-        )
-    return values
 
 
 def above(eigenvalues: np.ndarray, floor: float) -> np.ndarray:

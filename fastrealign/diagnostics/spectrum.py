@@ -8,7 +8,8 @@ import numpy as np
 
 from fastrealign.core.checks import number, whole
 from fastrealign.core.errors import InputError
-from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above, check_widths, checked_eigenvalues
+from fastrealign.core.text import brief
+from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above, check_widths
 
 
 def sigma_gap(x: Covariance, y: Covariance) -> float:
@@ -76,7 +77,7 @@ def condition_number(eigenvalues: np.ndarray, *, floor: float = FLOOR) -> Condit
     >>> condition_number(np.array([4.0, 2.0, 1.0, 0.0]))
     Condition(value=4.0, kept=3, of=4, floor=1e-06)
     """
-    values = checked_eigenvalues(eigenvalues)
+    values = _checked_eigenvalues(eigenvalues)
     floor = number("floor", floor, lambda share: 0.0 <= share < 1.0, "from 0 to below 1, a share of the largest")
     kept = values[above(values, floor)]
     return Condition(float(kept.max() / kept.min()), len(kept), len(values), floor)
@@ -131,7 +132,7 @@ def power_law(eigenvalues: np.ndarray, *, first: int = 1, last: int | None = Non
     >>> round(power_law(1 / np.arange(1, 11) ** 2).alpha, 6)
     2.0
     """
-    values = checked_eigenvalues(eigenvalues, ordered=True)
+    values = _checked_eigenvalues(eigenvalues, ordered=True)
     first = whole("first", first, 1)
     last = max(len(values) // 2, first + 1) if last is None else whole("last", last, 2)
     last = min(last, int(np.count_nonzero(above(values, FLOOR))))
@@ -166,7 +167,7 @@ def effective_rank(eigenvalues: np.ndarray) -> float:
     >>> round(effective_rank(np.ones(10)), 6)
     10.0
     """
-    values = checked_eigenvalues(eigenvalues)
+    values = _checked_eigenvalues(eigenvalues)
     values = values[above(values, 0.0)]
     p = values / values.sum()
     return float(np.exp(-np.sum(p * np.log(p))))
@@ -199,7 +200,7 @@ def spectral_correlation(x: np.ndarray, y: np.ndarray) -> float:
     >>> round(spectral_correlation(1 / k, 1 / k**2), 6)
     1.0
     """
-    x, y = (checked_eigenvalues(side, ordered=True) for side in (x, y))
+    x, y = (_checked_eigenvalues(side, ordered=True) for side in (x, y))
     k = int(min(np.count_nonzero(above(x, FLOOR)), np.count_nonzero(above(y, FLOOR))))
     if k < 3:
         raise InputError(f"only {k} eigenvalues are above {FLOOR:g} of the largest on both sides: too few to correlate")
@@ -254,3 +255,21 @@ def effective_dimension(residual: Covariance) -> float:
     """
     above(residual.eigenvalues, FLOOR)
     return float(residual.trace**2 / np.sum(residual.matrix**2) / residual.d)
+
+
+def _checked_eigenvalues(given: object, *, ordered: bool = False) -> np.ndarray:
+    """Eigenvalues as float64 (d,). InputError for anything but one list of numbers; ordered: that descend."""
+    try:
+        if np.asarray(given).dtype.kind == "c":  # a conversion of them to floats drops the imaginary part
+            raise TypeError
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"the eigenvalues are {brief(given)}, expected real numbers (d,)") from None
+    if values.ndim != 1:
+        raise InputError(
+            f"the eigenvalues have shape {values.shape}, expected (d,): those of a matrix are its Covariance.eigenvalues, or "
+            "numpy.linalg.eigvalsh(matrix)[::-1]"
+        )
+    if ordered and (np.diff(values) > 1e-9 * np.abs(values).max(initial=0.0)).any():
+        raise InputError("the eigenvalues are not in descending order; sort them: numpy.sort(values)[::-1]")
+    return values

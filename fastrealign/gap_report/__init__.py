@@ -106,5 +106,6 @@ def report(
     from fastrealign.gap_report.measure import measure_gap
     from fastrealign.gap_report.sides import ReportOptions
 
-    options = ReportOptions(pairs, methods, domains or {}, rows, seed, column, target_column, labels, by_length)
+    domains = {} if domains is None else domains
+    options = ReportOptions(pairs, methods, domains, rows, seed, column, target_column, labels, by_length)
     return measure_gap(source, target, options, progress)

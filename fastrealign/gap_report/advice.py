@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastrealign.core.formatting import listed, percent
+from fastrealign.gap_report.copies import SAME_SIDES
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, KEPT, MIXING, SEARCH, Outcome
-from fastrealign.gap_report.report_data import HALF, Measured
+from fastrealign.gap_report.report_data import Measured
 
 # A method is named beside the one advised if it keeps this much more of the neighbours; less than ALIKE decides nothing.
 MORE_KEPT, ALIKE = 0.05, 0.01
@@ -142,7 +143,7 @@ def _kinder(report: Measured, of: list[Use], method: str) -> str:
 
 
 def _idle(report: Measured, idle: str) -> str:
-    if report.same >= HALF:
+    if report.same >= SAME_SIDES:
         return "both sides hold the same embeddings"
     if len(report.methods) == 1:
         return "no method was asked to close the gap"

@@ -15,6 +15,8 @@ from fastrealign.diagnostics.unit_rows import unit_blocks
 
 # Above this share of rows that are copies, the report says so.
 MANY = 0.01
+# From this share of rows that are on both sides, the sides count as the same.
+SAME_SIDES = 0.5
 # Rows are near where their squared distance is less than this share of that of any two.
 _NEAR = 1e-4
 # Rows that are compared with all others, so many at once, to see whether there are near copies.
@@ -56,7 +58,7 @@ def _near_copies(rows: np.ndarray) -> np.ndarray:
         distances = squares[at, None] + squares - 2.0 * rows[at] @ rows.T
         within += int((distances <= near).sum())
         twice += int((distances <= 4.0 * near).sum())
-    if within <= 2 * (twice - within):
+    if _dense(within, twice):
         return own
     directions = np.random.default_rng(0).standard_normal((d, _DIRECTIONS)).astype(np.float32)
     places = (rows @ (directions / np.linalg.norm(directions, axis=0))).T
@@ -100,7 +102,15 @@ def share_in(rows: np.ndarray, side: RowSource, of: Covariance) -> float:
         found |= (distances <= near).any(axis=1)
         within += int((distances <= near).sum())
         twice += int((distances <= 4.0 * near).sum())
-    return float(found.mean()) if within > 2 * (twice - within) else 0.0
+    return 0.0 if _dense(within, twice) else float(found.mean())
+
+
+def _dense(within: int, twice: int) -> bool:
+    """Whether rows are near by chance, as those of a few columns: as many pairs are somewhat further apart.
+
+    within, twice   pairs of rows that are near, and those at up to twice that distance
+    """
+    return within <= 2 * (twice - within)
 
 
 def _apart(rows: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarray:

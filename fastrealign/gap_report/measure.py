@@ -17,6 +17,7 @@ from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.formatting import does
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
+from fastrealign.data.options import check_progress
 from fastrealign.data.pair import look_swapped
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource, FileSource
@@ -29,10 +30,10 @@ from fastrealign.diagnostics.second_moments import Covariance, covariance, diffe
 from fastrealign.diagnostics.topology import angular_topology, instance_cosine, pairwise_correlation
 from fastrealign.diagnostics.unit_rows import Estimate, count_rows, mean_estimate, paired_blocks, sample
 from fastrealign.gap_report.by_length import lengths_of
-from fastrealign.gap_report.copies import MANY, share_in
+from fastrealign.gap_report.copies import MANY, SAME_SIDES, share_in
 from fastrealign.gap_report.outcomes import means_of
 from fastrealign.gap_report.refits import across_domains, fit_realign, sample_sizes
-from fastrealign.gap_report.report_data import HALF, MethodFigures, Pairs, Plane, Side, Spectrum
+from fastrealign.gap_report.report_data import MethodFigures, Pairs, Plane, Side, Spectrum
 from fastrealign.gap_report.result import GapReport
 from fastrealign.gap_report.scoring import Judge
 from fastrealign.gap_report.sides import MIXING_K, OWN, ReportOptions, Sides, open_and_draw
@@ -50,6 +51,7 @@ T = TypeVar("T")
 
 def measure_gap(source: RowsLike, target: RowsLike, options: ReportOptions, progress: Progress) -> GapReport:
     """`fastrealign.report`."""
+    check_progress(progress)
     sides = open_and_draw(source, target, options, progress)
     x, y = sides.x, sides.y
     steps = METHOD_STEPS * len(options.methods) + OTHER_STEPS + (sides.lengths is not None)
@@ -143,12 +145,12 @@ class _Work:
         self.same = share_in(from_y, sides.drawn[0], self.of_x)
         drawn, rows = sides.drawn[0].rows, count_rows(sides.given[0])
         # Of copies in all of the target, as many are among the rows drawn as these are of all.
-        if self.same * rows >= MANY * drawn and self.same < HALF:
+        if self.same * rows >= MANY * drawn and self.same < SAME_SIDES:
             copies = round(self.same * len(from_y))
+            among = f"{drawn:,} target rows drawn (of {rows:,})" if drawn < rows else f"the {rows:,} target rows"
             self.notes[
-                f"of {len(from_y):,} source rows, {copies:,} {does(copies, 'have')} a copy among "
-                f"{f'the {rows:,} target rows' if drawn == rows else f'{drawn:,} target rows drawn (of {rows:,})'}; check that no "
-                "file is on both sides"
+                f"of {len(from_y):,} source rows, {copies:,} {does(copies, 'have')} a copy among {among}; check that no file "
+                "is on both sides"
             ] = None
         self.frame: Frame | None = None
         if sides.pairs is not None:

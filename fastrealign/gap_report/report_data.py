@@ -10,9 +10,6 @@ from fastrealign.diagnostics import Decomposition, Drift, Estimate, Mixing, Powe
 from fastrealign.gap_report.by_length import Lengths
 from fastrealign.gap_report.outcomes import Classes, Means, Outcome, Search
 
-# Above this share of rows that are on both sides, the sides count as the same.
-HALF = 0.5
-
 
 @dataclass(frozen=True)
 class Side:

@@ -7,7 +7,7 @@ Then such a side is cut in two, methods are fitted on one half, and all that the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from fastrealign.core import checks
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
-from fastrealign.core.text import described, shown
+from fastrealign.core.text import brief, described, shown
 from fastrealign.core.wording import either
 from fastrealign.data.pair import open_both
 from fastrealign.data.row_source import RowsLike, RowSource
@@ -61,6 +61,9 @@ class ReportOptions:
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
             raise InputError(f"methods={self.methods!r}: expected several names, such as ('none', 'realign')")
+        if not isinstance(self.methods, Iterable):
+            raise InputError(f"methods={brief(self.methods)}: expected names, such as ('none', 'realign')")
+        object.__setattr__(self, "methods", tuple(self.methods))
         if not self.methods:
             raise InputError("no method named: expected some, such as none and realign")
         # What every method is compared with comes first.
@@ -68,7 +71,14 @@ class ReportOptions:
         rows = checks.whole("rows", self.rows, MIXING_K + 1, why=f"for {MIXING_K} neighbours of each row")
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "seed", checks.seed(self.seed))
-        object.__setattr__(self, "pairs", _two("pairs", self.pairs))
+        object.__setattr__(self, "pairs", _two(self.pairs))
+        for name in ("column", "target_column"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise InputError(f"{name}={brief(value)}: expected the name of a column, or None")
+        if not isinstance(self.domains, Mapping):
+            raise InputError(
+                f"domains={brief(self.domains)}: expected a dict of sides by name, {{'news': (source, target)}}"
+            )
         for name, named in self.domains.items():
             if not isinstance(named, (tuple, list)) or len(named) != 2:
                 raise InputError(f"domain {shown(str(name))}: {_named(named)}, expected (source, target)")
@@ -80,12 +90,12 @@ class ReportOptions:
         return open_both(source, target, self.column, self.target_column)[::-1]
 
 
-def _two(name: str, given: Any) -> bool | tuple[Any, Any] | None:
-    """True, False, None, or two sides as a tuple. InputError for anything else."""
+def _two(given: Any) -> bool | tuple[Any, Any] | None:
+    """The option pairs: True, False, None, or two sides as a tuple. InputError for anything else."""
     if given is None or isinstance(given, (bool, np.bool_)):
         return None if given is None else bool(given)
     if not isinstance(given, (tuple, list)) or len(given) != 2:
-        raise InputError(f"{either(f'--{name}', name)}: {_named(given)}, expected True or (source, target)")
+        raise InputError(f"{either('--pairs', 'pairs')}: {_named(given)}, expected True or (source, target)")
     return given[0], given[1]
 
 
@@ -200,11 +210,13 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
         first, second = (side for side, _ in held)
         pairs_of = count_rows(of_pairs[0])
         if out := int((~others).sum()):
-            drawn_pairs = f"pairs: {out:,} of {len(others):,} {does(out, 'have')} a row that methods are fitted on"
-            if others.sum() < LEAST:
-                notes.append(f"{drawn_pairs}: other rows are found less often")
+            fitted_on = (
+                f"{out:,} of {count(len(others), 'pair')} {does(out, 'contain')} a row that methods were fitted on"
+            )
+            if (left := int(others.sum())) < LEAST:
+                notes.append(f"{fitted_on}; too few others to measure search on, so its figures are too high")
             else:
-                notes.append(f"{drawn_pairs}; measured on the others")
+                notes.append(f"{fitted_on}; search is measured on the other {left:,}")
                 first, second = (_part(side, np.flatnonzero(others)) for side in (first, second))
                 pairs_of = max(round(pairs_of * others.mean()), first.rows)
         pairs = first, second
@@ -235,7 +247,7 @@ def _parts(
 ) -> tuple[list[list[Rows]], bool]:
     """Which rows of (target, source) are measured, and which methods are fitted on; the same of sides with as many rows.
 
-    And whether these are the same rows of a side that has few, as it could not be halved.
+    Also returns True where a side has few rows but cannot be halved; then both parts are all rows.
     """
     whole: list[list[Rows]] = [[slice(None), slice(None)], [slice(None), slice(None)]]
     parts = [row[:] for row in whole]

@@ -55,6 +55,6 @@ def fitted_classifier(rows: np.ndarray, classes: np.ndarray) -> Any:
     """
     found = optional("sklearn.linear_model", "sklearn", "a classifier of labels").LogisticRegression(max_iter=1000)
     with warnings.catch_warnings():
-        # A target may have few rows of each of its classes: its own classifier is then a poor one, and no regression.
+        # scikit-learn warns that so many classes look like a regression target; they are classes.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         return found.fit(rows, classes)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrealign.core.formatting import listed, number, percent
+from fastrealign.core.formatting import count, listed, number, percent
 from fastrealign.diagnostics.mean_gap import cosine
 from fastrealign.gap_report.advice import FAR, by_chance, choice, uses
+from fastrealign.gap_report.copies import SAME_SIDES
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, MIXING, SEARCH, Outcome
-from fastrealign.gap_report.report_data import HALF, Domains, Measured
+from fastrealign.gap_report.report_data import Domains, Measured
+from fastrealign.gap_report.sides import FEW
 
 # A slope that changes by more than this share is not kept.
 KEEPS = 0.1
@@ -48,9 +50,11 @@ def _few(report: Measured) -> list[str]:
     if len(report.methods) == 1 or not report.few:
         return []
     if report.reused:
+        sides = (("the source", report.source.rows), ("the target", report.target.rows))
+        few = listed([f"{side} has {count(rows, 'row')}" for side, rows in sides if rows < FEW * report.dim])
         return [
-            f"Rows are few for a width of {report.dim}, too few to fit methods on one half and measure on the other: on rows "
-            "that they were not fitted on, methods leave a larger gap."
+            f"{few[0].upper()}{few[1:]}, few for a width of {report.dim}, and no halves to fit methods on one and "
+            "measure on the other; on other rows methods leave a larger gap."
         ]
     rows = listed([f"{rows:,} {side}" for side, rows in report.halved.items()])
     return [f"Methods were fitted on {rows} rows, few for a width of {report.dim}: with more, they may do better."]
@@ -58,7 +62,7 @@ def _few(report: Measured) -> list[str]:
 
 def headline(report: Measured) -> str:
     """The gap, and what helps in what."""
-    if report.same >= HALF:
+    if report.same >= SAME_SIDES:
         return "Both sides hold the same embeddings: there is no gap"
     gap = f"A gap of {number(report.gap_before)}" if report.means.apart else "No gap"
     if len(report.methods) == 1:
@@ -74,7 +78,7 @@ def headline(report: Measured) -> str:
 
 
 def _gap(report: Measured) -> str:
-    if report.same >= HALF:
+    if report.same >= SAME_SIDES:
         return f"{percent(report.same)} of the source's rows are in the target, too: there is no gap to close."
     before, chance = number(report.gap_before), number(report.means.chance)
     if not report.means.apart:
@@ -182,7 +186,7 @@ def parts_title(report: Measured) -> str:
 
 def sizes_title(report: Measured) -> str:
     """The gap left by fits on the smallest sample and on all rows that there are to fit on."""
-    first, *_, last = report.sizes[0], *report.sizes
+    first, last = report.sizes[0], report.sizes[-1]
     on, where = fitted_rows(report), " on others" if report.fitted_on else ""
     if len(report.sizes) == 1:
         return f"Fitted on {on}, ReAlign leaves {number(last.gaps[0])}{where}"

@@ -8,8 +8,8 @@ import numpy as np
 
 DRAWS = 2000
 CONFIDENCE = 0.95
-# The fewest queries whose differences can exclude zero: that fewer all rise is no less probable than 5 % by a sign test, and
-# draws of them all rise, too.
+# The fewest queries whose differences can exclude zero. With fewer than six queries that differ, a sign test cannot reach
+# p < 0.05 even if all rise (2 * 2^-5 = 0.06), yet the bootstrap interval may exclude zero.
 FEWEST = 6
 # Draws made at a time: with 10,000 queries 16 MB of counts.
 _STEP = 200
@@ -27,12 +27,15 @@ class Figure:
         value less that of "none" on the same queries; 0 for "none".
     change_interval : (float, float)
         Where fewer than FEWEST queries differ it reaches to zero at least.
+    differ : int
+        Queries on which it differs from "none".
     """
 
     value: float
     interval: tuple[float, float]
     change: float
     change_interval: tuple[float, float]
+    differ: int
 
     @property
     def better(self) -> bool | None:
@@ -62,7 +65,8 @@ def figures(values: np.ndarray, seed: int) -> list[list[Figure]]:
     changes = means - means[:, :1]
     ends = np.array([0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     intervals, of_changes = (np.nanquantile(drawn, ends, axis=0) for drawn in (means, changes))
-    few = ((values != values[:1]) & counted).sum(axis=2) < FEWEST
+    differ = ((values != values[:1]) & counted).sum(axis=2)
+    few = differ < FEWEST
     of_changes[0, few] = np.minimum(of_changes[0, few], 0.0)
     of_changes[1, few] = np.maximum(of_changes[1, few], 0.0)
     return [
@@ -72,6 +76,7 @@ def figures(values: np.ndarray, seed: int) -> list[list[Figure]]:
                 _ends(intervals[:, i, j]),
                 float(of_all[i, j] - of_all[0, j]),
                 _ends(of_changes[:, i, j]),
+                int(differ[i, j]),
             )
             for j in range(metrics)
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastrealign.core.formatting import listed, percent
-from fastrealign.retrieval.bootstrap import Figure
+from fastrealign.retrieval.bootstrap import FEWEST, Figure
 from fastrealign.retrieval.documents import IMAGE, TEXT
 from fastrealign.retrieval.ranking import METRICS, MIXED, SHARE, own
 from fastrealign.retrieval.search_data import CORPORA, Measured, method_name
@@ -42,6 +42,8 @@ def advice_of(report: Measured) -> str:
         return f"Take {method_name(chosen)}: {why}{safe}."
     raising = _raising(report)
     if not raising:
+        if _too_few(report):
+            return f"Too few queries differ to say ({_differing(report)}); judge more queries."
         before = score(_deciding(report)["none"].value)
         return f"Leave the embeddings as they are: no method raises {where} ({before}) by more than chance."
     best = max(raising, key=lambda name: _deciding(report)[name].value)
@@ -90,7 +92,8 @@ def headline(report: Measured) -> str:
     chosen = choice_of(report)
     raising = _raising(report)
     if chosen is None and not raising:
-        return f"{DECIDING} {score(before)} {where}; no method raises it"
+        said = "too few queries to compare" if _too_few(report) else "no method raises it"
+        return f"{DECIDING} {score(before)} {where}; {said}"
     best = chosen or max(raising, key=lambda name: _deciding(report)[name].value)
     after = _deciding(report)[best].value
     return f"{method_name(best)} raises {DECIDING} {where} from {score(before)} to {score(after)}"
@@ -130,6 +133,16 @@ def _deciding(report: Measured) -> dict[str, Figure]:
 
 def _raising(report: Measured) -> list[str]:
     return [name for name, of in _deciding(report).items() if of.better]
+
+
+def _differing(report: Measured) -> int:
+    """The most queries on which a method differs from doing nothing."""
+    return max(of.differ for of in _deciding(report).values())
+
+
+def _too_few(report: Measured) -> bool:
+    """Whether no method can be told from doing nothing, however it changes the queries."""
+    return _differing(report) < FEWEST
 
 
 def _lowered_corpora(report: Measured, method: str) -> list[str]:

@@ -209,9 +209,10 @@ def test_a_current_folder_that_was_removed(tmp_path, sides, run, monkeypatch):
     (tmp_path / "gone").rmdir()
     code, out, err = run("inspect", "../text")
     assert (code, out) == (2, "")
-    assert (
-        err == "fastrealign: error: the current folder was removed or renamed; change to another one, then run again\n"
-    )
+    assert err == "fastrealign: error: the current folder was removed; change to another one, then run again\n"
+    with monkeypatch.context() as patched:
+        patched.setattr("fastrealign.cli.inspect.paths", lambda given: {}["a"])
+        assert "KeyError" in run("inspect", "../text")[2]  # a fault of another kind is still said
     assert run("inspect", sides[0])[0] == 0  # a full path needs none
 
 

@@ -93,7 +93,7 @@ def test_what_is_refused(run, text, message):
     assert (code, out, err.count("\n")) == (2, "", 1) and re.search(message, err), err
 
 
-def test_a_file_that_is_not_there(run, tmp_path, capfd):
+def test_configurations_that_cannot_be_read(run, tmp_path, capfd):
     assert main(["align", "text.npy", "--config=none.yaml"]) == 2
     for config, says in (
         ("", "the name of a configuration is ''"),

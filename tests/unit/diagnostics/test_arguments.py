@@ -29,8 +29,10 @@ def test_eigenvalues_are_one_list_of_numbers(call):
     others = [np.array([3.0, 2.0, 1.0])] if call is diagnostics.spectral_correlation else []
     for given, words in (
         (SQUARE, r"have shape \(3, 3\), expected \(d,\): those of a matrix are its Covariance\.eigenvalues"),
-        (["a", "b"], "expected numbers"),
+        (["a", "b"], "expected real numbers"),
         (None, "expected"),
+        (np.linalg.eigvals(np.array([[0.0, 1.0], [-1.0, 0.0]])), "expected real numbers"),
+        ([2.0, 1j], "expected real numbers"),
         ([2.0, np.nan, 1.0], "have a NaN or Inf"),
     ):
         refused(words, call, given, *others)
@@ -40,8 +42,10 @@ def test_eigenvalues_are_one_list_of_numbers(call):
 def test_eigenvalues_that_ascend_are_refused_where_their_order_counts():
     """numpy.linalg.eigvalsh gives them ascending: a slope of the other sign passed for one."""
     ascending = np.linalg.eigvalsh(SQUARE)
-    refused("ascend, expected descending", diagnostics.power_law, ascending)
-    refused("ascend, expected descending", diagnostics.spectral_correlation, ascending, ascending[::-1])
+    words = r"are not in descending order; sort them: numpy\.sort\(values\)\[::-1\]"
+    refused(words, diagnostics.power_law, ascending)
+    refused(words, diagnostics.power_law, [3, 1, 2, 0.5])
+    refused(words, diagnostics.spectral_correlation, ascending, ascending[::-1])
     assert diagnostics.effective_rank(ascending) == pytest.approx(diagnostics.effective_rank(ascending[::-1]))
     assert diagnostics.power_law(ascending[::-1]).alpha > 0
 
@@ -81,7 +85,7 @@ def test_vectors_of_a_concentration():
     assert diagnostics.vmf_concentration([[2, 0], [0, 1]]) == pytest.approx(2.121, abs=1e-3)
 
 
-def test_a_gap_of_no_rows_is_none():
+def test_a_gap_of_no_rows_is_refused():
     """It was NaN."""
     refused("target: has no rows, expected at least 1 to have a mean", diagnostics.gap, ROWS[:0], ROWS)
     refused("source: has no rows", diagnostics.gap, ROWS, ROWS[:0])

@@ -291,6 +291,15 @@ def test_options_that_mean_nothing_are_reported_in_one_line(few):
         fr.report(y, x, methods=())
     with refused(InputError, "several names"):
         fr.report(y, x, methods="realign")
+    with refused(InputError, "methods=5: expected names"):
+        fr.report(y, x, methods=5)
+    with refused(InputError, "domains=.*: expected a dict of sides by name"):
+        fr.report(y, x, domains=[(y, x)])
+    for name in ("column", "target_column"):
+        with refused(InputError, f"{name}=5: expected the name of a column"):
+            fr.report(y, x, **{name: 5})
+    with refused(InputError, "progress=True: expected an object"):
+        fr.report("nowhere.npy", "nowhere.npy", progress=True)
     with refused(InputError, "rows=20"):
         fr.report(y, x, rows=20)
     with refused(InputError, "seed=-1"):

@@ -373,7 +373,10 @@ def test_angles_that_differ_by_chance_are_not_brought_closer(reports):
 def test_rows_too_few_for_two_halves_are_said_to_be_fitted_and_measured(rng):
     report = fr.report(rng.normal(size=(30, 16)) + 1, rng.normal(size=(2000, 16)) - 1, methods=("realign",))
     assert report.reused and report.few and report.fitted_on is None
-    assert "too few to fit methods on one half and measure on the other" in report.verdict
+    assert (
+        "The source has 30 rows, few for a width of 16, and no halves to fit methods on one and measure on the other; on other "
+        "rows methods leave a larger gap."
+    ) in report.verdict
     assert "look again with more" in report.advice
     text = report.to_html()
     assert "methods fitted on the rows that they are measured on" in text
@@ -399,9 +402,11 @@ def test_pairs_that_methods_are_fitted_on_are_left_out():
     own, named = (fr.report(y, x, pairs=pairs, methods=("bca",)) for pairs in (True, (y.copy(), x.copy())))
     assert named.search == own.search and named.search.queries == 75 == named.pair_rows
     assert named.outcomes["recall@10"].methods == own.outcomes["recall@10"].methods
-    assert "pairs: 75 of 150 have a row that methods are fitted on; measured on the others" in named.notes
+    assert (
+        "75 of 150 pairs contain a row that methods were fitted on; search is measured on the other 75" in named.notes
+    )
     others = fr.report(y[:100], x[:100], pairs=(y[100:], x[100:]), methods=("bca",))
-    assert others.search.queries == 50 and not any("pairs: " in note for note in others.notes)
+    assert others.search.queries == 50 and not any("a row that methods" in note for note in others.notes)
     few = fr.report(y, x, pairs=(y[: own.search.queries], x[: own.search.queries]), methods=("none",))
     assert 0 < few.search.queries < 75
 

@@ -14,6 +14,7 @@ from fastrealign.core.formatting import count
 from fastrealign.methods.baseline import Baseline
 from fastrealign.retrieval import evaluate, evaluation
 from fastrealign.retrieval.bootstrap import Figure, figures
+from fastrealign.retrieval.search_verdict import headline
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +128,15 @@ def test_a_few_queries_that_rise_exclude_no_chance(n):
     values[:, :, 290:] = np.nan
     change = figures(values if n > 1 else values[:, :, :1], 0)[1][0]
     assert change.better is (True if n >= 6 else None) and change.change > 0
+    assert change.differ == min(n, 290)
     assert figures(values[::-1], 0)[1][0].better is (False if n >= 6 else None)
 
 
 @pytest.mark.filterwarnings("ignore:role query")
 def test_one_judged_query_advises_nothing(world):
     report = evaluate(**{**world, "sample": 1})
-    assert report.choice is None and report.advice.startswith("Leave the embeddings as they are: no method raises")
+    assert report.choice is None and report.advice == "Too few queries differ to say (0); judge more queries."
+    assert headline(report).endswith("; too few queries to compare")
     assert not report.warnings and not report.to_json()["take"]
     assert all(of.better is None for figures in report.figures.values() for of in figures.values())
 
@@ -259,7 +262,7 @@ def test_a_document_without_a_direction_is_named(world):
 
 
 def test_nothing_is_better_without_a_difference():
-    assert Figure(0.5, (0.4, 0.6), 0.0, (0.0, 0.0)).better is None
+    assert Figure(0.5, (0.4, 0.6), 0.0, (0.0, 0.0), 0).better is None
 
 
 def test_warnings_are_said_at_once_and_once(world, monkeypatch):
