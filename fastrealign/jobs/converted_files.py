@@ -17,7 +17,15 @@ from fastrealign.data.options import OutputOptions
 from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import no_bfloat16
-from fastrealign.jobs.folders import A_FOLDER, is_there, names_other_format, remove, remove_folders, remove_temporaries
+from fastrealign.jobs.folders import (
+    A_FOLDER,
+    check_local,
+    is_there,
+    names_other_format,
+    remove,
+    remove_folders,
+    remove_temporaries,
+)
 from fastrealign.jobs.layout import METADATA
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
 from fastrealign.jobs.protected_inputs import Inputs, files_of
@@ -57,10 +65,8 @@ class ConvertedFiles(OutputFolder):
             self.to = to or "parquet"
             super().__init__(path, path / JOURNAL, options.fsync)
             names, metadata = names_of(files.shards, self.to, side)
-        if self.to == "lance" and not isinstance(path, Path):
-            raise InputError(
-                f"{out}: lance datasets are written to folders of this machine; name one, and copy it there"
-            )
+        if self.to == "lance":
+            check_local(path, out)
         self.paths: list[Place] = [self.root / name for name in names]
         self.metadata: list[Place] = [self.root / name for name in metadata] if self.to == "npy" else []
         self._dim = files.dim

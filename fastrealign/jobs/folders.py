@@ -8,14 +8,22 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from fastrealign.core.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.formats.registry import FORMATS
 from fastrealign.formats.unsupported import FILE_SUFFIXES
 from fastrealign.storage.leftovers import TEMPORARY
-from fastrealign.storage.paths import Place, place
+from fastrealign.storage.paths import AnyPath, Place, place
 
 # Advice where `names_other_format`.
 A_FOLDER = "a folder (a slash at the end makes one of that name)"
+
+
+def check_local(path: Place, out: AnyPath) -> None:
+    """InputError if the output is on a server: the one format whose shards are folders is Lance."""
+    if not isinstance(path, Path):
+        raise InputError(
+            f"{out}: Lance datasets can only be written to a local folder; write to one, then copy it to the server"
+        )
 
 
 def final_name(name: str) -> str:

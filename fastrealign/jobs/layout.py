@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from fastrealign import formats
 from fastrealign.core.errors import InputError
 from fastrealign.formats.manifest import MANIFEST
-from fastrealign.jobs.folders import A_FOLDER, inside, is_there, names_other_format, walk
+from fastrealign.jobs.folders import A_FOLDER, check_local, inside, is_there, names_other_format, walk
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.protected_inputs import Inputs, check_outside, files_of
 from fastrealign.storage.file_identity import real
@@ -50,13 +49,8 @@ class Layout:
                 f"{out}: {path.suffix} is not written, the output keeps the format of the input; "
                 f"name {f'a {place(files.shards[0].path).suffix} file or ' if len(files.shards) == 1 else ''}{A_FOLDER}"
             )
-        if (
-            not isinstance(path, Path)
-            and (folder := next((one for one in files.shards if one.folder), None)) is not None
-        ):
-            raise InputError(
-                f"{out}: {folder.format} datasets are written to folders of this machine; name one, and copy it there"
-            )
+        if any(shard.folder for shard in files.shards):
+            check_local(path, out)
         self.root = path.parent if self.single else path
         prefix = f"{path.name}." if self.single else ""
         self.names = [path.name] if self.single else [shard.name for shard in files.shards]

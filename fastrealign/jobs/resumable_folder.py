@@ -88,12 +88,15 @@ class ResumableFolder(OutputFolder):
             )
         if self._replaced is not None:
             remove_files(self.root, planned(self._replaced.spec))
+            if self.layout.alignment is not None:
+                self.layout.alignment.unlink(missing_ok=True)
             self.layout.manifest.unlink(missing_ok=True)
             self._replaced = None
         self._began = True
         if alignment is not None and self.layout.alignment is not None:
-            alignment.save(self.layout.alignment, self.fsync)
+            # Noted first: a file beside a journal that notes none is not of the run.
             self.journal.note_alignment(alignment.fingerprint)
+            alignment.save(self.layout.alignment, self.fsync)
 
     def noted_alignment(self) -> Method | None:
         """The method that the unfinished run recorded, if its file is intact."""
@@ -166,5 +169,5 @@ class ResumableFolder(OutputFolder):
             return f"is not empty, a run is complete there; {resume} checks it, {overwrite} replaces it"
         if self.layout.single:
             beside = f"{there[0]} " if there[0] not in self.layout.names else ""
-            return f"{beside}exists, and is not of a run that wrote here; {self.layout.elsewhere}"
+            return f"{beside}exists and was not written by a run with this output; {self.layout.elsewhere}"
         return f"is not empty, it holds {there[0]}; {self.layout.elsewhere}"

@@ -59,6 +59,8 @@ class PreviousRun:
                 raise InputError(
                     f"{self.layout.out}: the run there cannot be resumed: {change}; restart with {option('overwrite', True)}"
                 )
+            if noted.alignment is None and not noted.damaged:
+                self._check_alignment()
         self.is_ours = True
         self._remove_temporaries(planned(noted.spec or self.spec))
         others = [Journal(path, self._fsync) for path in rank_journals(self.layout.journal)]
@@ -118,15 +120,12 @@ class PreviousRun:
         names = set().union(*(planned(spec) for spec in (noted.spec, self.complete and self.complete.spec) if spec))
         # Where the journal is damaged, the specification of its shards may be lost.
         names |= {name for shard in noted.shards for name in (shard.name, shard.metadata) if name is not None}
-        aside = f"move it away{', or choose another name' if self.layout.single else ''}"
         for name in self.layout.files():
             if final_name(name) not in names | self._small():
                 raise InputError(
-                    f"{self.layout.out}: holds {name}, which fastrealign did not write and does not remove; {aside}"
+                    f"{self.layout.out}: holds {name}, which fastrealign did not write and does not remove; {self._aside}"
                 )
-        if self.layout.alignment is not None and not self._wrote_alignment(self.layout.alignment):
-            named = self.layout.here(self.layout.alignment)
-            raise InputError(f"{self.layout.out}: holds {named}, which is not that of a run there; {aside}")
+        self._check_alignment()
         changed = self._changed(shards, gone=False)
         if changed is not None:
             raise InputError(f"{self.layout.out}: {changed.name} was changed since it was written; move it away")
@@ -139,14 +138,23 @@ class PreviousRun:
             Journal(path, self._fsync).remove()
         self.journal.clear()
 
+    @property
+    def _aside(self) -> str:
+        return f"move it away{', or choose another name' if self.layout.single else ''}"
+
+    def _check_alignment(self) -> None:
+        """InputError if the file that has the name of the run's alignment is not of the previous run."""
+        if self.layout.alignment is not None and not self._wrote_alignment(self.layout.alignment):
+            named = self.layout.here(self.layout.alignment)
+            raise InputError(
+                f"{self.layout.out}: holds {named}, which the run in this folder did not write; {self._aside}"
+            )
+
     def _wrote_alignment(self, path: Place) -> bool:
         """Whether the file that has the name of the run's alignment is what the previous run saved, or there is none."""
-        noted = self.journal.noted
         if not is_there(path):
             return True
-        if noted.spec is not None and noted.alignment is None:  # saved first, then noted
-            return path.is_file()
-        saved = {noted.alignment, self.complete and self.complete.alignment}
+        saved = {self.journal.noted.alignment, self.complete and self.complete.alignment}
         try:
             return load(path).fingerprint in saved
         except FastRealignError:
@@ -173,14 +181,17 @@ class PreviousRun:
                 f"{option('overwrite', True)}"
             )
         shard, alignment = self._changed(manifest.shards), self.layout.alignment
-        changed = None if shard is None else shard.name
+        changed = None if shard is None else self.root / shard.name
         if changed is None and manifest.alignment is not None and alignment is not None:
-            changed = None if is_there(alignment) and self._wrote_alignment(alignment) else self.layout.here(alignment)
-        if changed is not None:
-            raise InputError(
-                f"{self.layout.out}: {changed} is gone or was changed since the run was complete; "
-                f"move it away if it is there, and restart with {option('overwrite', True)}"
-            )
+            changed = None if is_there(alignment) and self._wrote_alignment(alignment) else alignment
+        if changed is None:
+            return
+        name, restart = self.layout.here(changed), f"restart with {option('overwrite', True)}"
+        raise InputError(
+            f"{self.layout.out}: {name} was changed since the run was complete; move it away, and {restart}"
+            if is_there(changed)
+            else f"{self.layout.out}: {name} is missing: put it back, or {restart}"
+        )
 
     def _remove_temporaries(self, names: set[str]) -> None:
         remove_temporaries({*(self.root / name for name in names), *self.layout.small})

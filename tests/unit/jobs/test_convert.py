@@ -61,7 +61,10 @@ def test_to_a_store_and_back(tmp_path, rng):
     fr.convert(tmp_path / "0.npy", f"{home}/one.parquet")
     with pytest.raises(fr.InputError, match="is the input itself"):
         fr.convert(f"{home}/one.parquet", f"{home}/one.parquet", overwrite=True)
-    with pytest.raises(fr.InputError, match=r"one\.lance: lance datasets are written to folders of this machine"):
+    with pytest.raises(
+        fr.InputError,
+        match=r"one\.lance: Lance datasets can only be written to a local folder; write",
+    ):
         fr.convert(tmp_path / "0.npy", f"{home}/one.lance")
     bad = X.copy()
     bad[-1, 0] = 1e30

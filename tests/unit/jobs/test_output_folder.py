@@ -15,8 +15,10 @@ from stops import StopAfter
 import fastrealign as fr
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
+from fastrealign.jobs import align_jobs
 from fastrealign.jobs.journal import Journal
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
+from fastrealign.methods.alignment import Alignment
 from fastrealign.storage import append_log, system
 from fastrealign.storage.append_log import check_not_held
 from fastrealign.storage.records import sealed
@@ -243,8 +245,22 @@ def test_a_complete_run_that_is_another_or_was_changed_is_named(tmp_path, sides)
     before = corpus.tree(out)
     refused(lambda: fr.align(*sides, out, resume=True, dtype="float64"), "is another one: dtype was", "overwrite=True")
     (out / "part_2.npy").write_bytes(b"mine now")
-    refused(lambda: fr.align(*sides, out, resume=True), "part_2.npy is gone or was changed")
+    refused(
+        lambda: fr.align(*sides, out, resume=True),
+        "part_2.npy was changed since the run was complete; move it away, and restart with overwrite=True",
+    )
     assert corpus.tree(out) == {**before, "part_2.npy": b"mine now"}
+
+
+@pytest.mark.parametrize("name", ["part_2.npy", "alignment.safetensors"])
+def test_a_complete_run_of_which_a_file_is_missing(tmp_path, sides, name):
+    out = tmp_path / "out"
+    fr.align(*sides, out)
+    (out / name).rename(tmp_path / name)
+    said = refused(lambda: fr.align(*sides, out, resume=True))
+    assert said == f"{out}: {name} is missing: put it back, or restart with overwrite=True"
+    (tmp_path / name).rename(out / name)
+    assert fr.align(*sides, out, resume=True).nothing_to_do
 
 
 def test_output_that_is_there_is_not_written_to_unasked(tmp_path, sides, unfinished):
@@ -301,11 +317,47 @@ def test_overwrite_keeps_an_alignment_that_is_not_of_the_run_there(tmp_path, sid
     fr.fit(*sides, centroid="exact").save(out / "alignment.safetensors")
     before = corpus.tree(out)
     refused(
-        lambda: fr.align(*sides, out, overwrite=True), "holds alignment.safetensors", "not that of a run", "move it"
+        lambda: fr.align(*sides, out, overwrite=True),
+        "holds alignment.safetensors",
+        "which the run in this folder did not write; move it away",
     )
     assert corpus.tree(out) == before
     (out / "alignment.safetensors").unlink()
     fr.align(*sides, out, overwrite=True)
+
+
+def killed(out, sides, monkeypatch, where, name, **options):
+    """A run in a fork that ends, as by a kill, where it would call this."""
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(where, name, lambda *_, **__: os._exit(9))
+        try:
+            fr.align(*sides, out, threads=1, **options)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": True}])
+def test_an_alignment_saved_where_a_run_was_killed_in_its_fit_is_kept(tmp_path, sides, monkeypatch, how):
+    """Such a run has noted its job specification and no alignment, for it has saved none."""
+    out = tmp_path / "out"
+    killed(out, sides, monkeypatch, align_jobs, "fit_rows")
+    fr.fit(*sides, centroid="exact").save(out / "alignment.safetensors")
+    mine = (out / "alignment.safetensors").read_bytes()
+    refused(lambda: fr.align(*sides, out, **how), "which the run in this folder did not write; move it away")
+    assert (out / "alignment.safetensors").read_bytes() == mine
+
+
+@pytest.mark.parametrize("where", [(align_jobs, "fit_rows"), (Alignment, "save")])
+@pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": True}])
+def test_a_run_killed_around_its_fit_goes_on_where_it_replaced_another(tmp_path, sides, monkeypatch, where, how):
+    out = tmp_path / "out"
+    fr.align(*sides, out)
+    killed(out, sides, monkeypatch, *where, centroid="exact", overwrite=True)
+    fr.align(*sides, out, centroid="exact", **how)
+    fr.align(*sides, tmp_path / "whole", centroid="exact")
+    assert corpus.tree(out) == corpus.tree(tmp_path / "whole")
 
 
 def test_overwrite_keeps_a_folder_named_like_the_alignment(tmp_path, sides):
@@ -316,7 +368,7 @@ def test_overwrite_keeps_a_folder_named_like_the_alignment(tmp_path, sides):
 def test_a_complete_run_without_its_alignment_is_named(tmp_path, sides):
     fr.align(*sides, tmp_path / "o")
     (tmp_path / "o" / "alignment.safetensors").unlink()
-    refused(lambda: fr.align(*sides, tmp_path / "o", resume=True), "alignment.safetensors is gone", "overwrite=True")
+    refused(lambda: fr.align(*sides, tmp_path / "o", resume=True), "alignment.safetensors is missing", "overwrite=True")
     fr.align(*sides, tmp_path / "o", overwrite=True)
 
 
@@ -566,7 +618,7 @@ def test_verify_sees_what_head_and_tail_do_not_show(tmp_path, big):
     change_the_middle(image / "part_0.npy")
     change_the_middle(out / "part_0.npy")
     assert fr.align(text, image, out, resume=True).nothing_to_do
-    with pytest.raises(InputError, match=r"part_0\.npy is gone or was changed"):
+    with pytest.raises(InputError, match=r"part_0\.npy was changed since the run"):
         fr.align(text, image, out, verify=True, resume=True)
 
 
