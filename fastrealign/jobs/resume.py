@@ -147,7 +147,7 @@ class PreviousRun:
         if self.layout.alignment is not None and not self._wrote_alignment(self.layout.alignment):
             named = self.layout.here(self.layout.alignment)
             raise InputError(
-                f"{self.layout.out}: holds {named}, which the run in this folder did not write; {self._aside}"
+                f"{self.layout.out}: holds {named}, which the run with this output did not write; {self._aside}"
             )
 
     def _wrote_alignment(self, path: Place) -> bool:

@@ -319,7 +319,7 @@ def test_overwrite_keeps_an_alignment_that_is_not_of_the_run_there(tmp_path, sid
     refused(
         lambda: fr.align(*sides, out, overwrite=True),
         "holds alignment.safetensors",
-        "which the run in this folder did not write; move it away",
+        "which the run with this output did not write; move it away",
     )
     assert corpus.tree(out) == before
     (out / "alignment.safetensors").unlink()
@@ -345,7 +345,7 @@ def test_an_alignment_saved_where_a_run_was_killed_in_its_fit_is_kept(tmp_path, 
     killed(out, sides, monkeypatch, align_jobs, "fit_rows")
     fr.fit(*sides, centroid="exact").save(out / "alignment.safetensors")
     mine = (out / "alignment.safetensors").read_bytes()
-    refused(lambda: fr.align(*sides, out, **how), "which the run in this folder did not write; move it away")
+    refused(lambda: fr.align(*sides, out, **how), "which the run with this output did not write; move it away")
     assert (out / "alignment.safetensors").read_bytes() == mine
 
 
