@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -208,10 +209,13 @@ def _entries(folder: Place) -> tuple[list[Place], list[Place]]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, say: if it is read, the error names it
-        return False
+    with reading(entry.path):
+        try:
+            return entry.is_dir()
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # a link to itself is no folder; if it is read, the error names it
+                raise
+            return False
 
 
 def _is_shard(path: Place) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple
             f"{path}: cannot be read as {_saved(kind)} (.safetensors): it is a folder; {_better(Path(path), kind)}"
         )
     at = hub_file(str(path)) if is_on_hub(path) else path
-    if isinstance(local_path := place(at), Path) and local_path.exists() and not local_path.is_file():
+    if isinstance(local_path := place(at), Path) and os.path.exists(local_path) and not os.path.isfile(local_path):
         raise InputError(f"{path}: is not a regular file; copy its contents to one first")
     try:
         with local_copy(at) as local, safe_open(str(local), framework="numpy") as file:

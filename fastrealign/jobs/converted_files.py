@@ -30,7 +30,7 @@ from fastrealign.jobs.layout import METADATA
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
 from fastrealign.jobs.protected_inputs import Inputs, files_of
 from fastrealign.jobs.row_columns import NpyOutput, Output, RowColumns, TableOutput
-from fastrealign.storage.paths import Place, each, place
+from fastrealign.storage.paths import Place, check_length, each, place
 
 
 class ConvertedFiles(OutputFolder):
@@ -67,6 +67,7 @@ class ConvertedFiles(OutputFolder):
             names, metadata = names_of(files.shards, self.to, side)
         if self.to == "lance":
             check_local(path, out)
+        check_length(self._lock, out)
         self.paths: list[Place] = [self.root / name for name in names]
         self.metadata: list[Place] = [self.root / name for name in metadata] if self.to == "npy" else []
         self._dim = files.dim

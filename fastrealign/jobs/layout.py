@@ -12,7 +12,7 @@ from fastrealign.jobs.folders import A_FOLDER, check_local, inside, is_there, na
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.protected_inputs import Inputs, check_outside, files_of
 from fastrealign.storage.file_identity import real
-from fastrealign.storage.paths import AnyPath, Place, folder_of, is_folder, place, places_of
+from fastrealign.storage.paths import AnyPath, Place, check_length, folder_of, is_folder, place, places_of
 
 ALIGNMENT = "alignment.safetensors"
 METADATA = "metadata.parquet"
@@ -72,6 +72,7 @@ class Layout:
         self.manifest = self.root / f"{prefix}{MANIFEST}"
         self.alignment: Place | None = self.root / f"{prefix}{ALIGNMENT}"
         self.journal = self.root / (f".{path.name}{JOURNAL}" if self.single else JOURNAL)
+        check_length(self.journal, out)
 
     @classmethod
     def of_new_shards(cls, out: str | os.PathLike) -> Layout:

@@ -36,7 +36,7 @@ _ADVICE = {
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
     errno.EROFS: _DENIED,
-    errno.ENAMETOOLONG: "shorten it: while it is written, its name is some 15 letters longer",
+    errno.ENAMETOOLONG: "shorten it: while it is written, its name is 15 or so bytes longer",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -108,11 +109,22 @@ def check_given(path: object, what: str) -> None:
         raise InputError(f"{what} is {brief(path)}, expected a path")
 
 
+def check_length(at: Place, output: AnyPath) -> None:
+    """InputError that names the output if the name of a file that is written for it is too long for the disk."""
+    if isinstance(at, Path):
+        try:
+            os.lstat(at)
+        except OSError as error:  # others are reported where they matter
+            if error.errno == errno.ENAMETOOLONG:
+                raise InputError(f"{os.fspath(output)}: the name is too long; shorten it") from None
+
+
 def check_output(path: AnyPath) -> None:
     """InputError for what is no path, a URL that can only be read from, or whose package is missing. No request is made."""
     check_given(path, "the output")
     at = place(path)
     if isinstance(at, Path):
+        check_length(at, path)
         return
     if at.is_http:
         raise InputError(

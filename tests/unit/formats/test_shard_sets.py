@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
+import os
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import fastrealign as fr
 from fastrealign.cli.main import main
+from fastrealign.core.errors import InputError
 from fastrealign.formats import open_source
+from fastrealign.formats.find_shards import _is_folder
 from fastrealign.formats.shard_names import Name, pattern_of
 
 DIM = 4
@@ -393,3 +398,17 @@ def test_patterns_match_what_they_are_made_of(rng):
             regex = fnmatch.translate(pattern)
             assert all(re.match(regex, name) for name in made) and not any(re.match(regex, name) for name in others)
     assert Name.of("text_emb_007_fp16").tail == "7_fp16" and Name.of("text_emb_7_fp16").numbers == (7,)
+
+
+def test_an_entry_that_cannot_be_looked_at_is_not_left_out(tmp_path):
+    """A folder of shards on a disk that fails would be missing without a word."""
+
+    def entry(number):
+        def is_dir():
+            raise OSError(number, os.strerror(number))
+
+        return SimpleNamespace(path=str(tmp_path / "part"), is_dir=is_dir)
+
+    assert not _is_folder(entry(errno.ELOOP))
+    with pytest.raises(InputError, match=r"part: cannot be read: Input/output error$"):
+        _is_folder(entry(errno.EIO))

@@ -78,6 +78,21 @@ def test_a_tilde_is_the_users_folder_for_outputs_as_for_inputs(sides, monkeypatc
     assert os.listdir("~") == ["fitted.safetensors"]
 
 
+@pytest.mark.parametrize("length", [235, 300])  # the first is too long for the journal alone
+def test_a_name_that_is_too_long_is_one_line(sides, length):
+    out = f"{'x' * length}.npy"
+    for write in (
+        lambda: fr.align("text.npy", target="images.npy", out=out),
+        lambda: fr.apply_files(sides, "text.npy", out),
+        lambda: fr.convert("text.npy", out, overwrite=True),
+    ):
+        with pytest.raises(InputError, match=rf"^{out}: the name is too long; shorten it$"):
+            write()
+    with pytest.raises(InputError, match="no such file") as caught:
+        fr.load(f"{out}.safetensors"[-length:])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_pipe_is_no_saved_alignment(sides):
     """Opening one waits for a writer, for ever."""
     os.mkfifo("pipe.safetensors")
