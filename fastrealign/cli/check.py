@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+from itertools import count
+from pathlib import Path
 
 import fastrealign as fr
 from fastrealign.cli import arguments
 from fastrealign.cli.console import show
+from fastrealign.cli.lazy import storage_paths
 from fastrealign.cli.parser import Command
 from fastrealign.cli.role_options import roles_in
 from fastrealign.core.errors import InputError
@@ -68,10 +72,22 @@ def run(args: argparse.Namespace) -> int:
 def _next(args: argparse.Namespace) -> str:
     """The command that updates what does not hold."""
     if args.role is not None:
+        if len(args.source) > 1:
+            return f"fit the roles again, with these sources in one folder or as a quoted glob: --role {args.role}=PATH"
         return f"fit the roles again, with --role {shlex.quote(f'{args.role}={args.source[0]}')}"
     target = ["--target", *args.target] if args.target else []
-    columns = [("--column", args.column), ("--target-column", args.target_column)]
-    named = [part for option, value in columns if value is not None for part in (option, value)]
-    path = args.alignment.removesuffix(".safetensors")
-    update = ["--from", args.alignment, "--decay", "0.5", "--out", f"{path}-updated.safetensors"]
-    return f"{shlex.join(['fastrealign', 'fit', *args.source, *target, *named, *update])}, or fit again"
+    given = arguments.given(args, "column", "target_column", "bad_rows", "threads")
+    if args.bad_rows == "error":  # the default
+        del given["bad_rows"]
+    reading = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    update = ["--from", args.alignment, "--decay", "0.5", "--out", _free_name(args.alignment)]
+    return f"{shlex.join(['fastrealign', 'fit', *args.source, *target, *reading, *update])}, or fit again"
+
+
+def _free_name(alignment: str) -> str:
+    """A name for the updated alignment that no file has: beside the old one, or in the current folder if that is a URL."""
+    at = storage_paths.place(alignment)
+    path = str(at) if isinstance(at, Path) else at.name
+    base = f"{path.removesuffix('.safetensors')}-updated"
+    names = (f"{base}{'' if n == 1 else f'-{n}'}.safetensors" for n in count(1))
+    return next(name for name in names if not os.path.lexists(name))

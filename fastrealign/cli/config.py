@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrealign.cli.lazy import yaml_file
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import listed
 from fastrealign.core.text import brief, meant
 
 OPTION = "--config"
@@ -17,6 +18,8 @@ _HELP = (
     "Flags are true or false, lists are [a, b]"
 )
 _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+# An option of another command is taken for a misspelt one of this command if they are as similar as --methods and --method.
+MISSPELT = 0.85
 _NOT_GIVEN = ("", "null", "~")
 
 
@@ -90,11 +93,17 @@ def _unknown(
         return f"{name} is of the command line, not of a file"
     if any(action.dest == name.replace("-", "_") for action in parser._get_positional_actions()):
         return f"{key} is no option of {mine}; name it on the command line: {parser.prog} {name.upper()}"
-    others = [command for command, other in commands.items() if name in _long_options(other)]
-    if others:
-        return f"{key} is an option of {' and '.join(others)}, not of {mine}; leave it out"
     names = [option for option in options if option not in ("config", "help")]
+    others = [command for command, other in commands.items() if name in _long_options(other)]
+    if others and not meant(name, names, least=MISSPELT):
+        return of_others(str(key), others, mine)
     return f"there is no option {brief(str(key))}{meant(name, names, f'see {parser.prog} --help')}"
+
+
+def of_others(name: str, others: Sequence[str], mine: str) -> str:
+    """The message for an option that only other commands than `mine` have; it names three of them at most."""
+    named = [*others[:2], f"{len(others) - 2} more"] if len(others) > 3 else others
+    return f"{name} is an option of {listed(named)}, not of {mine}; leave it out"
 
 
 def _words(option: str, action: argparse.Action, value: Any, where: str) -> list[str]:

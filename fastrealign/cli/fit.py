@@ -58,9 +58,7 @@ def run(args: argparse.Namespace) -> None:
         show(args, *inspection.describe_roles(roles, str(to)))
         return
     if not args.source:
-        taken = args.target or []
-        several = f"; --target took {taken[-1]}, too: name SOURCE before --target" if len(taken) > 1 else ""
-        raise InputError(f"fit needs a SOURCE and its --target, or roles: --role NAME=PATH{several}")
+        raise InputError(f"fit needs a SOURCE and its --target, or roles: --role NAME=PATH{args.swallowed(['SOURCE'])}")
     out = arguments.saved_out(args, "alignment")
     reading = arguments.reading_options(args)
     ranks = process_group.ranks_of(args.group)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn, cast
 
-from fastrealign.cli.config import with_config
+from fastrealign.cli.config import MISSPELT, of_others, with_config
 from fastrealign.cli.console import writing_out
 from fastrealign.cli.help_text import HelpFormatter
 from fastrealign.core.errors import InputError
@@ -62,8 +62,10 @@ class Command:
         added = self._subparsers.add_parser(
             name, help=help, description=description, epilog=more, formatter_class=HelpFormatter
         )
-        added.set_defaults(command=run, group=None, shares=shares)
-        cast("_Parser", added).commands = self.commands
+        parser = cast("_Parser", added)
+        parser.commands = self.commands
+        # swallowed: for a command that finds by itself that a path is missing.
+        parser.set_defaults(command=run, group=None, shares=shares, swallowed=parser.swallowed)
         return added
 
 
@@ -111,19 +113,20 @@ class _Parser(argparse.ArgumentParser):
 
     def _unknown(self, name: str) -> str:
         others = [command for command, other in self.commands.items() if name in other._option_string_actions]
-        if others:
-            return f"{name} is an option of {listed(others)}, not of {self.prog.rpartition(' ')[2]}; leave it out"
+        # With two dashes each, which all long options have.
+        if others and not meant("--" + name.lstrip("-"), self._option_string_actions, least=MISSPELT):
+            return of_others(name, others, self.prog.rpartition(" ")[2])
         return f"there is no option {name}{meant('-' + name.lstrip('-'), self._option_string_actions)}"
 
-    def _swallowed(self, message: str) -> str:
-        """Where a path is missing because an option of several took it: which, for a message that says a path is required."""
-        required = message.startswith("the following arguments are required: ")
-        missing = [str(one.metavar) for one in self._get_positional_actions() if str(one.metavar) in message]
-        for at, word in enumerate(self._words if required and missing else ()):
+    def swallowed(self, missing: Sequence[str]) -> str:
+        """For a message that says that these paths are missing: which option of several took them; "" if none did."""
+        for at, word in enumerate(self._words if missing else ()):
             action = self._option_string_actions.get(word)
             taken = list(takewhile(lambda one: not one.startswith("-"), self._words[at + 1 :]))
             if action is not None and action.nargs == "+" and len(taken) > 1:
-                return f"; {word} took {taken[-1]}, too: name {missing[-1]} before {word}"
+                paths = listed(taken[1:][-len(missing) :])
+                too = ", too" if len(missing) == 1 else ""
+                return f"; {word} took {paths}{too}: name {listed(missing)} before {word}"
         return ""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -138,7 +141,9 @@ class _Parser(argparse.ArgumentParser):
             (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
-        message += self._swallowed(message)
+        if message.startswith("the following arguments are required: "):
+            paths = [str(one.metavar) for one in self._get_positional_actions()]
+            message += self.swallowed([one for one in paths if one in message])
         for option, where in self._from_file.items():
             message = message.replace(f"argument {option}: ", f"{where}: ")
         raise InputError(f"{message}{' See' if message.endswith('?') else '; see'} {self.prog} --help")

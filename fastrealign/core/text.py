@@ -149,10 +149,10 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def meant(given: str, names: Iterable[str], then: str = "") -> str:
+def meant(given: str, names: Iterable[str], then: str = "", least: float = 0.6) -> str:
     """For a message about an unknown name: ", did you mean 'x'?", or "" if no name is similar; and then what can be chosen.
 
-    The initials of a name count as similar: lr for learning_rate.
+    The initials of a name count as similar: lr for learning_rate. least: from which similarity on, 0 to 1 for equal names.
 
     Examples
     --------
@@ -165,7 +165,7 @@ def meant(given: str, names: Iterable[str], then: str = "") -> str:
 
     known = [name for name in names if isinstance(name, str)]
     near = [name for name in known if "_" in name and given == "".join(word[:1] for word in name.split("_"))]
-    near = near or difflib.get_close_matches(given, known, 1, 0.6)
+    near = near or difflib.get_close_matches(given, known, 1, least)
     if not near:
         return then and f"; {then}"
     return f", did you mean {near[0]!r}?{then and f' {then[0].upper()}{then[1:]}'}"

@@ -72,6 +72,10 @@ def test_embed_takes_a_required_option_and_its_rival(run):
     ("text", "message"),
     [
         ("targt: x\n", r"run.yaml: there is no option 'targt', did you mean 'target'\? See fastrealign align --help"),
+        (
+            "methods: c3\n",
+            r"run.yaml: there is no option 'methods', did you mean 'method'\? See fastrealign align --help",
+        ),
         ("clip: ViT\n", r"run.yaml: clip is an option of embed, not of align; leave it out"),
         ("source: text.npy\n", r"run.yaml: source is no option of align; name it on the command line"),
         ("config: other.yaml\n", r"run.yaml: config is of the command line"),

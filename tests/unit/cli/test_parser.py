@@ -53,6 +53,14 @@ def test_usage_errors_are_one_line(run, argv, named):
             ["align", "x", "--target", "y", "--out", "z", "--zzz"],
             "there is no option --zzz; see fastrealign align --help",
         ),
+        (
+            ["align", "x", "--target", "y", "--out", "z", "--methods", "c3"],
+            "no option --methods, did you mean '--method'?",
+        ),
+        (["align", "x", "--target", "y", "--out", "z", "--device", "0"], "--device, did you mean '--devices'?"),
+        (["embed", "x", "--clip", "a", "--out", "z", "--devices", "0"], "--devices, did you mean '--device'?"),
+        (["apply", "a", "x", "--out", "z", "--roles", "text"], "--roles, did you mean '--role'?"),
+        (["fit", "--roles", "text=x", "--out", "z"], "--roles, did you mean '--role'?"),
         (["--verison"], "there is no option --verison, did you mean '--version'?"),
         (["train", "stage1", "x.yaml", "--resme"], "did you mean '--resume'?"),
         (["embed", "x", "--clip", "a", "--outt", "z"], "did you mean '--out'?"),
@@ -84,6 +92,14 @@ def test_what_was_meant_is_named(run, argv, meant):
         (["align", "--target", "y", "w", "x", "--out", "z"], "--target took x, too: name SOURCE before --target"),
         (["fit", "--target", "y", "x", "-o", "z"], "--target took x, too: name SOURCE before --target"),
         (["check", "a", "--target", "y", "x"], "SOURCE; --target took x, too: name SOURCE before --target"),
+        (
+            ["check", "--target", "y", "a", "x"],
+            "ALIGNMENT, SOURCE; --target took a and x: name ALIGNMENT and SOURCE before --target",
+        ),
+        (
+            ["convert", "x", "--out", "z", "--target", "y"],
+            "--target is an option of align, fit and 2 more, not of convert; leave it out",
+        ),
     ],
 )
 def test_options_of_other_commands_and_paths_that_an_option_took(run, argv, says):

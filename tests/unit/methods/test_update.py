@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.cli import check
 from fastrealign.cli.main import main
 from fastrealign.core import reference
 from fastrealign.core.errors import BadRowsError, InputError
@@ -248,17 +250,40 @@ def test_check_on_the_command_line(saved, capsys):
 
 
 def test_what_check_advises_runs(saved, capsys, monkeypatch):
-    """Word for word: the command lacked the file to write."""
+    """Word for word, also where a file has the name that an updated alignment gets."""
     monkeypatch.chdir(saved)
-    np.save("new texts.npy", np.load("moved.npy"))
-    for target in ([], ["--target", "images.npy"]):
-        assert main(["check", "a.safetensors", "new texts.npy", *target]) == 3
+    rows = np.load("moved.npy")
+    np.save("new texts.npy", rows)
+    rows[7] = np.nan
+    np.save("bad.npy", rows)
+    for written, file, more in (
+        ("a-updated", "new texts.npy", []),
+        ("a-updated-2", "new texts.npy", ["--target", "images.npy"]),
+        ("a-updated-3", "bad.npy", ["--bad-rows", "skip", "--threads", "1"]),
+    ):
+        assert main(["check", "a.safetensors", file, *more]) == 3
         [advice] = re.findall(r"next +(fastrealign .*), or fit again", capsys.readouterr().out)
         program, *words = shlex.split(advice)
-        assert program == "fastrealign" and main([*words, "--overwrite"]) == 0
-        assert fr.load("a-updated.safetensors").count_source == 5000 + 20_000 // 2
+        assert program == "fastrealign" and main(words) == 0
+        assert fr.load(f"{written}.safetensors").count_source == 5000 - (file == "bad.npy") + 20_000 // 2
     found = fr.check(fr.load("a.safetensors"), np.load("moved.npy"))
     assert "fastrealign.update(alignment, source, target, decay=0.5)" in str(found)
+
+
+def test_check_of_an_alignment_at_a_url_advises_a_local_file(saved, monkeypatch):
+    monkeypatch.chdir(saved)
+    for url in ("hf://someone/models/a.safetensors", "https://host/a.safetensors"):
+        assert check._free_name(url) == "a-updated.safetensors"
+    (saved / "a-updated.safetensors").touch()
+    assert check._free_name("https://host/a.safetensors") == "a-updated-2.safetensors"
+
+
+def test_what_check_of_a_role_advises():
+    for source, words in (
+        (["a b.npy"], "--role 'text=a b.npy'"),
+        (["a.npy", "b.npy"], "in one folder or as a quoted glob"),
+    ):
+        assert words in check._next(argparse.Namespace(role="text", source=source))
 
 
 def test_fit_from_on_the_command_line(saved, capsys):
