@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +35,17 @@ def filtered(table: pa.Table, mask: np.ndarray) -> pa.Table:
 
 
 def choose(
-    schema: pa.Schema, column: str | Wanted | None, path: str, is_blank: Callable[[str], bool] | None = None
+    schema: pa.Schema,
+    column: str | Wanted | None,
+    path: str,
+    is_blank: Callable[[str], bool],
+    first: Callable[[str], object],
 ) -> str:
-    """The name of the embedding column. is_blank: whether a column has only nulls, and so may be of any type."""
+    """The name of the embedding column.
+
+    is_blank   whether a column has only nulls, and so may be of any type
+    first      the first value of a column that is not null
+    """
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: has more than one column named {twice[0]!r}; rename one of them")
@@ -48,24 +57,39 @@ def choose(
             raise InputError(f"{error}; it holds text: {embed(path)}") from None
         raise
     field = schema.field(column)
-    if fit(field) < Fit.PERHAPS and not (is_blank is not None and is_blank(column)):
+    if fit(field) < Fit.PERHAPS and not is_blank(column):
         raise (Unclear if asked.column is None else InputError)(
             f"{path}: column {column!r} holds {one_line(field.type)}, expected lists of float16, float32 or float64, one "
-            f"embedding a row{instead(candidates, column, asked) or _as_lists(field.type, column)}"
+            f"embedding a row{instead(candidates, column, asked) or _as_lists(field.type, column, path, first)}"
         )
     return column
 
 
-def _as_lists(kind: pa.DataType, column: str) -> str:
+def _as_lists(kind: pa.DataType, column: str, path: str, first: Callable[[str], object]) -> str:
     """What makes lists of floats of encoded embeddings, in a DataFrame."""
+    if _is_text(kind) and _is_json_list(first(column)):
+        held, module, decode = "lists written as text", "json", "json.loads"
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        held, module, decode = "float32 as bytes", "numpy", "lambda row: numpy.frombuffer(row, 'float32')"
+    elif is_list(kind) and pa.types.is_integer(kind.value_type):
+        held, module, decode = "embeddings in whole numbers", "numpy", "lambda row: numpy.asarray(row, 'float32')"
+    else:
+        return ""
     of = f"frame[{column!r}]"
-    if _is_text(kind):
-        return f"; of lists written as text: {of} = {of}.map(json.loads)"
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return f"; of float32 as bytes: {of} = {of}.map(lambda row: numpy.frombuffer(row, 'float32'))"
-    if is_list(kind) and pa.types.is_integer(kind.value_type):
-        return f"; of whole numbers: {of} = {of}.map(lambda row: numpy.asarray(row, 'float32'))"
-    return ""
+    steps = f"{of} = {of}.map({decode}, na_action='ignore')"
+    if not path.endswith(".parquet"):
+        return f"; if it holds {held}, convert it in a pandas.DataFrame and save it again: import {module}; {steps}"
+    return (
+        f"; if it holds {held}, convert it with pandas and save it again: import {module}, pandas; "
+        f"frame = pandas.read_parquet({path!r}); {steps}; frame.to_parquet({path!r})"
+    )
+
+
+def _is_json_list(value: object) -> bool:
+    try:
+        return isinstance(json.loads(value), list) if isinstance(value, str) else False
+    except ValueError:
+        return False
 
 
 def candidates_of(schema: pa.Schema) -> list[Candidate]:

@@ -45,7 +45,13 @@ class TableShard(Shard):
             groups = [size for size in table.sizes if size] if table.grouped else []
             self.parts = groups if len(groups) > 1 else ()
             try:
-                chosen = choose(table.schema, column, self.path, lambda name: self._is_blank(table, name))
+                chosen = choose(
+                    table.schema,
+                    column,
+                    self.path,
+                    lambda name: self._is_blank(table, name),
+                    lambda name: self._first_value(table, name),
+                )
                 field = plain(table.schema, chosen).field(chosen)
                 self.column, self.blank = chosen, fit(field) < Fit.PERHAPS
             except InputError:
@@ -60,6 +66,14 @@ class TableShard(Shard):
 
     def _is_blank(self, table: Table, column: str) -> bool:
         return all(is_missing(stored(batch.column(0))).all() for batch in table.batches(STEP_ROWS, [column]))
+
+    def _first_value(self, table: Table, column: str) -> object:
+        """Of the first row that is not null; None if all are."""
+        for batch in table.batches(STEP_ROWS, [column]):
+            there = batch.column(0).drop_null()
+            if len(there):
+                return there[0].as_py()
+        return None
 
     def _first_width(self, table: Table, column: str) -> int:
         """Of the first row that is not null; 0 if all are."""

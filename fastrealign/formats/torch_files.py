@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import threading
 import zlib
+from collections import Counter
+from enum import Enum
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,15 @@ from fastrealign.formats.torch_archive import Hole, crc_of_parts, put_crc, save_
 from fastrealign.formats.torch_load import is_archive, load, offset_in_map
 from fastrealign.storage.files import file_size
 from fastrealign.storage.paths import AnyPath, Place, place
+
+
+class _NoKey(Enum):
+    """In place of the key of a matrix that is no value of a dict; None may be a key. Stays itself when it is pickled."""
+
+    NO_KEY = "no key"
+
+
+NO_KEY = _NoKey.NO_KEY
 
 
 class TorchShard(MatrixShard):
@@ -48,7 +59,7 @@ class TorchShard(MatrixShard):
         size = file_size(path)
         self._mapped = is_archive(self.path, size)
         self.key, tensor = self._choose(load(self.path, self._mapped))
-        self.column = None if self.key is None else str(self.key)
+        self.column = None if self.key is NO_KEY else self._names[self.key]
         self.rows, self.dim, self.dtype = self._facts(tensor)
         self.between = tuple(tensor.shape[1:-1])
         self._strides = tensor.stride(0), tensor.stride(-1)
@@ -79,27 +90,29 @@ class TorchShard(MatrixShard):
         value = self.value()
         found: dict[str, Any] = {}
         others = []
-        for name, one in value.items() if isinstance(value, dict) else ():
-            if name == self.key:
+        for key, one in value.items() if isinstance(value, dict) else ():
+            if key == self.key:
                 continue
-            mine = not other_split(str(name), self.column)
+            name = self._names[key]
+            mine = not other_split(name, self.column)
             if mine and isinstance(one, torch.Tensor) and one.shape == (self.rows,) and one.dtype != torch.bfloat16:
-                found[str(name)] = one.detach().clone().numpy()
+                found[name] = one.detach().clone().numpy()
             elif mine and isinstance(one, (list, tuple)) and len(one) == self.rows:
-                found[str(name)] = list(one)
+                found[name] = list(one)
             else:
-                others.append(str(name))
+                others.append(name)
         return found, others
 
     def _choose(self, value: Any) -> tuple[Any, torch.Tensor]:
         """The matrix in the loaded value, and its key if that is a dict, of any type; users name it as text."""
         if isinstance(value, torch.Tensor):
-            return None, value
+            return NO_KEY, value
         if not isinstance(value, dict):
             raise InputError(
                 f"{self.path}: holds {described(value)}, expected a matrix or a dict with a matrix among its values"
             )
-        found = [(key, one, Candidate(str(key), _holds(one), _fit(one))) for key, one in value.items()]
+        self._names = _names(value)
+        found = [(key, one, Candidate(self._names[key], _holds(one), _fit(one))) for key, one in value.items()]
         self._candidates = [
             known for _, one, known in found if known.fit is not Fit.NO or isinstance(one, torch.Tensor)
         ]
@@ -111,9 +124,9 @@ class TorchShard(MatrixShard):
         return key, tensor
 
     def _facts(self, tensor: torch.Tensor) -> tuple[int, int, np.dtype]:
-        if self.key is None:
+        if self.key is NO_KEY:
             return self._checked(tensor, self.path)
-        name = str(self.key)
+        name = self._names[self.key]
         with with_alternatives(self._candidates, name, self._wanted):
             return self._checked(tensor, f"{self.path}: tensor {name!r}")
 
@@ -140,7 +153,7 @@ class TorchShard(MatrixShard):
             whole = self._whole
             if whole is None:
                 value = self.value()
-                tensor = value if self.key is None else value[self.key]
+                tensor = value if self.key is NO_KEY else value[self.key]
                 plain = tensor.detach().resolve_neg().reshape(self.rows, self.dim).contiguous()
                 whole = self._whole = plain.view(torch.uint8).numpy().view(self.dtype)
             return whole
@@ -162,7 +175,7 @@ class TorchWriter(CarryingWriter):
         """Write everything around `rows` rows, without the entries of rows that the mask drops."""
         hole = Hole(rows, self.dim, self.dtype)
         value = tensor = hole.tensor.reshape(rows, *self._between, self.dim)
-        if self._key is not None:
+        if self._key is not NO_KEY:
             value = copy.copy(self._value)
             for key, old in self._value.items():
                 if key == self._key:
@@ -189,6 +202,19 @@ class TorchWriter(CarryingWriter):
         if self._kept:
             crc = crc_of_parts((size, crc) for _, size, crc in sorted(self._parts))
             put_crc(self._file, self._offset, self._kept * self._row_bytes, crc)
+
+
+def _names(value: dict[Any, Any]) -> dict[Any, str]:
+    """What users call each key: its text. Of tensors with the same text each has its repr, of other parts its type, too."""
+    tensors = Counter(str(key) for key, one in value.items() if isinstance(one, torch.Tensor))
+    parts = Counter(map(str, value))
+    found = {}
+    for key, one in value.items():
+        if isinstance(one, torch.Tensor):
+            found[key] = str(key) if tensors[str(key)] == 1 else repr(key)
+        else:
+            found[key] = str(key) if parts[str(key)] == 1 else f"{type(key).__name__} {key!r}"
+    return found
 
 
 def _kept(value: Any, mask: np.ndarray) -> Any:

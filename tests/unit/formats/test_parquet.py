@@ -538,3 +538,20 @@ def test_names_that_look_like_urls(tmp_path, rows_in, monkeypatch):
     saved(tmp_path / "plain.parquet", table_of(x)).rename(tmp_path / "s3:x.parquet")
     shard = ParquetShard("s3:x.parquet", "s3:x.parquet")
     assert np.array_equal(rows_in(shard), x)
+
+
+def test_advice_for_lists_that_are_written_as_text(tmp_path, monkeypatch):
+    """It makes the file readable; captions get none."""
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"emb": [None, "[0.5, 1.5]", "[2.5, 3.5]"], "text": ["a", "b", "c"]}), "a.parquet")
+    with pytest.raises(InputError) as caught:
+        ParquetShard("a.parquet", "a.parquet", "text")
+    assert "convert" not in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        ParquetShard("a.parquet", "a.parquet", "emb")
+    _, code = str(caught.value).split("; if it holds lists written as text, convert it with pandas and save it again: ")
+    assert "\n" not in code and code.startswith("import json, pandas; frame = pandas.read_parquet('a.parquet'); ")
+    exec(code, {})
+    shard = ParquetShard("a.parquet", "a.parquet", "emb")
+    assert (shard.rows, shard.dim) == (3, 2)

@@ -430,3 +430,30 @@ def test_one_vector_a_row_in_three_dimensions(tmp_path, rows_in, refused, random
     out = torch.load(tmp_path / "y.pt")
     assert torch.equal(out if key is None else out[key], x[torch.from_numpy(keep)][:, None])
     refused(lambda: opened(saved(tmp_path / "z.pt", torch.stack([x, x], 1))), "2 vectors a row", "x.reshape(-1, 5)")
+
+
+def test_a_matrix_whose_key_is_none_keeps_its_dict(tmp_path):
+    rows = matrix(5)
+    torch.save({None: rows, "ids": [*"abcde"]}, tmp_path / "a.pt")
+    (tmp_path / "out").mkdir()
+    shard = TorchShard(tmp_path / "a.pt", "a.pt")
+    assert shard.column == "None" and shard.of_rows() == ({"ids": [*"abcde"]}, [])
+    with shard.writer(tmp_path / "out" / "a.pt", shard.dtype, shard.rows) as writer:
+        for part in shard.chunks(2):
+            writer.write(part)
+        writer.commit()
+    written = torch.load(tmp_path / "out" / "a.pt")
+    assert list(written) == [None, "ids"] and torch.equal(written[None], rows)
+
+
+def test_keys_of_one_text_are_told_apart(tmp_path):
+    """The tensor among them has the text; of two tensors each has its repr, of other parts its type, too."""
+    rows = matrix(5)
+    torch.save({0: rows, "0": rows + 1}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="several tensors of embeddings, 0, '0'"):
+        TorchShard(tmp_path / "a.pt", "a.pt")
+    for column, key in (("0", 0), ("'0'", "0")):
+        assert TorchShard(tmp_path / "a.pt", "a.pt", column).key == key
+    torch.save({0: "a note", "0": rows, 1: [*"abcde"], "1": [*range(5)]}, tmp_path / "b.pt")
+    shard = TorchShard(tmp_path / "b.pt", "b.pt", "0")
+    assert shard.key == "0" and shard.of_rows() == ({"int 1": [*"abcde"], "str '1'": [*range(5)]}, ["int 0"])

@@ -69,7 +69,9 @@ def test_to_a_store_and_back(tmp_path, rng):
     bad = X.copy()
     bad[-1, 0] = 1e30
     np.save(tmp_path / "1.npy", bad)
-    with pytest.raises(fr.InputError, match=r"1\.npy: row 39|has a number"):
+    with pytest.raises(
+        fr.InputError, match=r"1\.npy: row 39 has a number that float16 cannot hold; choose a wider dtype$"
+    ):
         fr.convert(str(tmp_path / "?.npy"), f"{home}/half", dtype="float16")
     assert memory.find(f"{home}/half") == []  # nothing half-written, no lock
     assert [name for name in sorted(os.listdir(tmp_path)) if not name.startswith("back_")] == before
