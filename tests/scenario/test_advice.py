@@ -597,7 +597,7 @@ def test_advice_on_outputs(tmp_path, x, capsys):
     assert cli.main(align) == 0
     (tmp_path / "out" / "x.npy").write_bytes(b"changed")
     message = advised(*align, "--resume")
-    assert "move it away if it is there, and restart with --overwrite" in message
+    assert "move it away, and restart with --overwrite" in message
     assert "move it away" in advised(*align, "--overwrite")
     (tmp_path / "out" / "x.npy").rename(tmp_path / "away")
     assert "restart with --overwrite" in advised(*align, "--resume")
