@@ -282,7 +282,7 @@ class FaissStore:
         most, learnt_from = max((k for k, _ in clusterings(made)), default=0), min(self._total, LEARNT_ROWS)
         if learnt_from < ROWS_A_CENTROID * most:
             warn(
-                f"{self.where}: {most:,} centroids are learnt again from {count(learnt_from, 'row')}; FAISS advises "
+                f"{self.where}: learns {count(most, 'centroid')} again from {count(learnt_from, 'row')}; FAISS advises "
                 f"{ROWS_A_CENTROID * most:,} rows or more, with fewer a search may find less"
             )
         with ExitStack() as held:

@@ -113,7 +113,9 @@ def test_few_rows_to_learn_from(store, roles, capfd, kind, centroids):
     """One warning of ours, where FAISS writes a line for each k-means to stderr."""
     path, *_ = store(kind)
     assert "WARNING clustering" in capfd.readouterr().err
-    with pytest.warns(FitWarning, match=f"{centroids} centroids .* from 120 rows; FAISS advises {39 * centroids} rows"):
+    with pytest.warns(
+        FitWarning, match=f"learns {centroids} centroids again from 120 rows; FAISS advises {39 * centroids} rows"
+    ):
         index(path, roles, role_column=store.by)
     assert "WARNING clustering" not in capfd.readouterr().err
 
@@ -122,7 +124,7 @@ def test_more_rows_than_an_index_learns_from(store, roles, monkeypatch):
     path, *_ = store("IVF2,Flat")
     for module in ("faiss_store", "faiss_parts"):
         monkeypatch.setattr(f"fastrealign.retrieval.stores.{module}.LEARNT_ROWS", 40)
-    with pytest.warns(FitWarning, match=r"2 centroids are learnt again from 40 rows; FAISS advises 78 rows"):
+    with pytest.warns(FitWarning, match=r"learns 2 centroids again from 40 rows; FAISS advises 78 rows"):
         index(path, roles, role_column=store.by)
 
 
