@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastrealign.cli.demo import samples
+from fastrealign.gap_report.copies import first_rows, numbered
 
 
 @pytest.fixture(scope="session")
@@ -16,11 +17,21 @@ def sides():
 
 @pytest.fixture
 def few(rng):
-    """few(n, d): (source, target) of n paired rows, apart and of different spread."""
+    """few(n, d): (source, target) of n paired rows, apart and of different spread; none is a copy of another.
+
+    In few columns, one pair of hundreds of random rows is now and then as near as copies are.
+    """
+
+    def distinct(n, d, spread, at, dtype):
+        rows, again = np.empty((n, d), dtype), np.arange(n)
+        while len(again):
+            rows[again] = spread * rng.standard_normal((len(again), d)) / np.sqrt(d) + 2 * np.eye(d)[at]
+            unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            again = np.setdiff1d(np.arange(n), first_rows(numbered(unit)))
+        return rows
 
     def few(n, d, dtype=np.float32):
-        x = rng.standard_normal((n, d)) / np.sqrt(d) + 2 * np.eye(d)[0]
-        y = 0.5 * rng.standard_normal((n, d)) / np.sqrt(d) + 2 * np.eye(d)[-1]
-        return y.astype(dtype), x.astype(dtype)
+        x = distinct(n, d, 1.0, 0, dtype)
+        return distinct(n, d, 0.5, -1, dtype), x
 
     return few
