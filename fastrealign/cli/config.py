@@ -19,7 +19,7 @@ _HELP = (
 )
 _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 # An option of another command is taken for a misspelt one of this command if they are as similar as --methods and --method.
-MISSPELT = 0.85
+_MISSPELT = 0.85
 _NOT_GIVEN = ("", "null", "~")
 
 
@@ -94,16 +94,20 @@ def _unknown(
     if any(action.dest == name.replace("-", "_") for action in parser._get_positional_actions()):
         return f"{key} is no option of {mine}; name it on the command line: {parser.prog} {name.upper()}"
     names = [option for option in options if option not in ("config", "help")]
-    others = [command for command, other in commands.items() if name in _long_options(other)]
-    if others and not meant(name, names, least=MISSPELT):
-        return of_others(str(key), others, mine)
+    if message := of_others(str(key), f"--{name}", parser, commands):
+        return message
     return f"there is no option {brief(str(key))}{meant(name, names, f'see {parser.prog} --help')}"
 
 
-def of_others(name: str, others: Sequence[str], mine: str) -> str:
-    """The message for an option that only other commands than `mine` have; it names three of them at most."""
+def of_others(
+    name: str, option: str, parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]
+) -> str | None:
+    """The message, with `name`, for an option that other commands have, and that is no misspelt one of this command."""
+    others = [command for command, other in commands.items() if option in other._option_string_actions]
+    if not others or meant(option, parser._option_string_actions, least=_MISSPELT):
+        return None
     named = [*others[:2], f"{len(others) - 2} more"] if len(others) > 3 else others
-    return f"{name} is an option of {listed(named)}, not of {mine}; leave it out"
+    return f"{name} is an option of {listed(named)}, not of {parser.prog.rpartition(' ')[2]}; leave it out"
 
 
 def _words(option: str, action: argparse.Action, value: Any, where: str) -> list[str]:

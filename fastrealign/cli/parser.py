@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn, cast
 
-from fastrealign.cli.config import MISSPELT, of_others, with_config
+from fastrealign.cli.config import of_others, with_config
 from fastrealign.cli.console import writing_out
 from fastrealign.cli.help_text import HelpFormatter
 from fastrealign.core.errors import InputError
@@ -112,10 +112,8 @@ class _Parser(argparse.ArgumentParser):
         return known, rest
 
     def _unknown(self, name: str) -> str:
-        others = [command for command, other in self.commands.items() if name in other._option_string_actions]
-        # With two dashes each, which all long options have.
-        if others and not meant("--" + name.lstrip("-"), self._option_string_actions, least=MISSPELT):
-            return of_others(name, others, self.prog.rpartition(" ")[2])
+        if message := of_others(name, "--" + name.lstrip("-"), self, self.commands):
+            return message
         return f"there is no option {name}{meant('-' + name.lstrip('-'), self._option_string_actions)}"
 
     def swallowed(self, missing: Sequence[str]) -> str:

@@ -154,7 +154,7 @@ def _check_classes(target: SideLabels, source: SideLabels) -> None:
     for name, side in (("target", target), ("source", source)):
         if len(side.classes) > MOST_CLASSES:
             raise InputError(
-                f"labels of the {name}: has more than {MOST_CLASSES:,} different labels in {side.labelled:,} rows, expected "
+                f"labels of the {name}: {side.labelled:,} rows have more than {MOST_CLASSES:,} different labels, expected "
                 f"at most {MOST_CLASSES:,} classes; are these ids?"
             )
     # A source may have one row of each class, such as a prompt, if the target has several or knows most of the classes.

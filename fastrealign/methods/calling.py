@@ -19,7 +19,7 @@ from fastrealign.core.row_argument import Rows
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
 from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device, view_of
 from fastrealign.core.wording import either, option
-from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented
+from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented, noise_options
 from fastrealign.formats.table_objects import take
 from fastrealign.methods.fit_options import PAIRED_METHODS
 from fastrealign.methods.method import Call, Method
@@ -110,9 +110,7 @@ class MapsRows(Saved):
             For a row without a direction, where bad_rows is "error".
         """
         check_choice("bad_rows", bad_rows, BAD_ROWS)
-        # The defaults need no check, which would be a seventh of the time of one row.
-        default = type(noise) is float and type(seed) is int and noise == 0.0 and seed == 0
-        applied = self if default else with_noise(self, NoiseOptions(noise, seed))
+        applied = with_noise(self, noise_options(noise, seed))
         given = x
         if is_tensor(x) and x.requires_grad:
             raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")

@@ -141,7 +141,7 @@ def _differing(report: Measured) -> int:
 
 
 def _too_few(report: Measured) -> bool:
-    """Whether no method can be told from doing nothing, however it changes the queries."""
+    """Whether no method differs measurably from doing nothing, however it changes the queries."""
     return _differing(report) < FEWEST
 
 

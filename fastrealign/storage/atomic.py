@@ -191,7 +191,7 @@ class AtomicFolder:
 
     def __init__(self, path: AnyPath, fsync: bool = True) -> None:
         at = place(path)
-        assert isinstance(at, Path)  # whoever writes folders refuses URLs first
+        assert isinstance(at, Path)  # callers refuse URLs first
         self.path = at
         self.temporary = _temporary(self.path)
         self.committed = False

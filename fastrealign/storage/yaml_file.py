@@ -34,7 +34,7 @@ def read_yaml(path: str | os.PathLike, of: str, example: str, *, words: bool = F
         With the file, for one that is missing, too large, or not YAML with keys and values.
     """
     expected = f"expected a YAML file with the keys of {of}"
-    check_given(path, "the name of a configuration")
+    check_given(path, "the configuration")
     try:
         with open(path, "rb") as file:
             raw = file.read(_LARGEST + 1)

@@ -52,7 +52,7 @@ class FaultyServer:
             daemon_threads = True
             block_on_close = False
 
-            def handle_error(self, *_) -> None:  # whoever asked has given up
+            def handle_error(self, *_) -> None:  # the client has given up
                 pass
 
         self._http = Server(("127.0.0.1", 0), Handler)
@@ -122,7 +122,7 @@ class FaultyServer:
             to.send_header("Content-Length", str(len(body)))
             to.end_headers()
             to.wfile.write(body[: len(body) // 2] if drop else body)
-        except ConnectionError:  # whoever asked has given up
+        except ConnectionError:  # the client has given up
             pass
         if drop:
             to.close_connection = True

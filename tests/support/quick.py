@@ -141,7 +141,7 @@ TOO_LONG = {
     "test_the_report_and_the_command",
     "test_the_same_bytes_for_any_number_of_threads",
     "test_the_same_bytes_in_any_memory",
-    "test_the_same_bytes_whoever_does_the_work",
+    "test_the_same_bytes_for_every_kind_of_worker",
     "test_the_same_fit_in_any_memory",
     "test_the_stated_error_is_honest_over_many_samples",
     "test_the_vector_code_is_vector_code",

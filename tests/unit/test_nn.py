@@ -267,7 +267,7 @@ def test_tensors_that_are_no_rows(alignment):
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("name", ["realign", "bca"])
 def test_a_state_of_narrower_numbers(sides, name, assign):
-    """The module computes in float64 with the values of the state, whoever rounded them."""
+    """The module computes in float64 with the values of the state, however they were rounded."""
     made = fr.nn.as_module(fr.fit(*sides, method=name))
     state = {
         name: value.bfloat16() if value.is_floating_point() else value for name, value in made.state_dict().items()

@@ -100,7 +100,7 @@ def test_what_is_refused(run, text, message):
 def test_configurations_that_cannot_be_read(run, tmp_path, capfd):
     assert main(["align", "text.npy", "--config=none.yaml"]) == 2
     for config, says in (
-        ("", "the name of a configuration is ''"),
+        ("", "the configuration is '', expected a path"),
         (str(tmp_path), f"{tmp_path}: is a folder, expected"),
     ):
         assert main(["align", "text.npy", "--config", config]) == 2

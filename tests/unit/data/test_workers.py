@@ -147,7 +147,7 @@ def test_threads_copy_arrays_to_the_buffers_from_which_a_device_copies(rows_of, 
     [{"devices": ["cpu"]}, {"devices": ["cpu", "cpu"], "threads": 3}, {"max_memory": 2 * MiB}, {"max_memory": 200_000}],
     ids=str,
 )
-def test_the_same_bytes_whoever_does_the_work(tmp_path, kind, how):
+def test_the_same_bytes_for_every_kind_of_worker(tmp_path, kind, how):
     pytest.importorskip("torch")
     parts = [corpus.rows(n, n, dim=130) for n in (3000, 1, 700)]
     if kind == "npy":

@@ -203,7 +203,9 @@ def test_one_list_for_sides_that_do_not_match(labelled):
 def test_ids_are_no_classes(few):
     y, x = few(1100, 4)
     # All rows count, not those drawn.
-    with pytest.raises(InputError, match="more than 1,000 different labels in 1,100 rows, expected at most 1,000"):
+    with pytest.raises(
+        InputError, match="target: 1,100 rows have more than 1,000 different labels, expected at most 1,000"
+    ):
         fr.report(y, x, labels=np.arange(1100), methods=("none",), rows=100)
 
 

@@ -356,7 +356,7 @@ def test_a_manifest_comes_back(tmp_path, gap):
     assert (value["rows_in"], value["rows_out"], value["skipped"], value["bad_rows"]) == (20, 18, 4, 2)
     assert (
         sum(line.startswith(b'{"name": "s') for line in first.splitlines()) == 2
-    )  # a shard a line, for whoever looks in
+    )  # a shard a line, to be read while it runs
 
 
 @pytest.mark.parametrize(
