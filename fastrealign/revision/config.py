@@ -175,8 +175,9 @@ class TrainConfig:
             whole("max_length", self.max_length, self.tokens + 2, _MOST, why=room)
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", LEARNING_RATES[self.stage])
-        for name in ("learning_rate", "epochs"):
-            number(name, getattr(self, name), lambda value: value > 0, "above 0")
+        # AdamW divides by 0.1 in its first step, and torch stops with an error where the quotient is above float32's largest.
+        number("learning_rate", self.learning_rate, lambda value: 0 < value <= 1e37, "above 0, at most 1e37")
+        number("epochs", self.epochs, lambda value: value > 0, "above 0")
         NoiseOptions(self.noise)
         if self.stage == "stage1" and self.lora is not None:
             raise InputError("lora: stage 1 trains the adapter alone; leave lora out, or give it in stage 2")
