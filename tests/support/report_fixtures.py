@@ -15,3 +15,12 @@ def demo_report():
     text, image, pairs_text, pairs_image = map(samples.load, ("text", "image", "pairs_text", "pairs_image"))
     domains = {"held out": (pairs_text, pairs_image)}
     return fr.report(text, image, pairs=(pairs_text, pairs_image), domains=domains)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages and PNGs whose figures are laid out and not rendered, which takes longer than all else that a report does."""
+    pytest.importorskip("matplotlib")
+    for module in ("gap_report.figures", "retrieval.search_charts"):
+        monkeypatch.setattr(f"fastrealign.{module}.inline", lambda figure, name, label: f'<svg id="{name}"></svg>')
+    monkeypatch.setattr("fastrealign.gap_report.figures.png", lambda figure: b"\x89PNG")

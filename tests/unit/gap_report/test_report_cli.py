@@ -48,6 +48,7 @@ def test_report_writes_the_page_and_prints_the_verdict(tmp_path, given, run):
     assert list(json.loads((tmp_path / "r.json").read_text())["methods"]) == ["none", "realign"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_goes_home_and_to_no_server(tmp_path, given, run, few, monkeypatch):
     """memory://r.html became a folder named memory: here."""
     (tmp_path / "home").mkdir()
@@ -83,6 +84,7 @@ def test_json_pairs_of_their_own_domains_and_pngs(tmp_path, given, run):
     assert str(tmp_path / "png" / "domains.png") in value["files"] and (tmp_path / "png" / "parts.png").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_is_replaced_only_when_asked(tmp_path, given, run):
     arguments = (*given, "--methods", "realign", "--quiet", "--out", tmp_path / "r.html")
     assert run(*arguments) == (0, "", "")
@@ -91,6 +93,7 @@ def test_a_report_is_replaced_only_when_asked(tmp_path, given, run):
     assert run(*arguments, "--overwrite") == (0, "", "")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_labels_give_a_classifier(tmp_path, given, run):
     (tmp_path / "labels.txt").write_text("cat\ndog\n" * 40)
     arguments = (
@@ -109,6 +112,7 @@ def test_labels_give_a_classifier(tmp_path, given, run):
     assert value["outcomes"]["accuracy"]["methods"]["none"]["better"] is None and value["advice"].count(".") >= 1
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("methods, drawing", [("none", "plane.png"), ("realign", "plane-none.png")])
 def test_a_drawing_is_replaced_only_when_asked(tmp_path, given, run, methods, drawing, monkeypatch):
     arguments = (*given, "--methods", methods, "--out", tmp_path / "r.html", "--png", tmp_path, "--quiet")
@@ -123,6 +127,7 @@ def test_a_drawing_is_replaced_only_when_asked(tmp_path, given, run, methods, dr
     assert (tmp_path / drawing).read_bytes().startswith(b"\x89PNG") and (tmp_path / "parts.png").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_of_a_name_that_is_not_utf8(tmp_path, given, run):
     out = tmp_path / os.fsdecode(b"bad\xff.html")
     try:

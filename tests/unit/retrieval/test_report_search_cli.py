@@ -48,6 +48,7 @@ def given(tmp_path, rng, monkeypatch):
     (tmp_path / "judged.csv").write_text("query,doc\n" + "".join(f"{i},p{i}\n" for i in range(40)))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_few_rows_are_said_once_for_each_role(rng, run, tmp_path, monkeypatch):
     """However many methods are fitted on them, and on each half of the queries."""
     monkeypatch.chdir(tmp_path)
@@ -88,6 +89,7 @@ def test_a_page_with_json_and_the_advice_first(given, run, tmp_path):
     assert code == 0 and value["judged_queries"] == 30 and value["files"] == ["s.html", "s.json"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ids_qrels_and_roles_of_files(given, run):
     Path("queries.txt").write_text("".join(f"{i}\n" for i in range(len(np.load("queries.npy")))))
     code, out, _ = run(
@@ -98,6 +100,7 @@ def test_ids_qrels_and_roles_of_files(given, run):
     assert "40 judged queries of 40" in out
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "more",
     [
@@ -168,6 +171,7 @@ def test_when_methods_that_choose_are_advised(tmp_path, rng):
         assert re.search(said, note)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_column_of_files_without_columns(given, run):
     code, _, err = run(
         "--queries", "queries.npy", "--images", "images.npy", "--pairs", "--column", "x", "--out", "s.html"
@@ -180,6 +184,7 @@ def test_a_column_of_files_without_columns(given, run):
     assert (code, err) == (0, "")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_files_of_roles(given, run):
     shutil.copy("roles.safetensors", "again.safetensors")
     these = ("--queries", "queries.npy", "--images", "images.npy", "--pairs", "--out", "s.html", "--overwrite")
