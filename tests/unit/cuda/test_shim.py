@@ -223,8 +223,10 @@ def test_float32_rows_with_one_large_entry_keep_their_digits(kernels, rng, d):
     assert np.abs(out - reference_rows(x, row_map)).max() <= 3e-7
 
 
-@pytest.mark.parametrize("d", [33, 384, 768, 2048])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# Half of the types at each width: each of them with a warp and with a block a row.
+@pytest.mark.parametrize(
+    ("d", "dtype"), [(d, dtype) for i, d in enumerate((33, 384, 768, 2048)) for dtype in DTYPES[(i + i // 2) % 2 :: 2]]
+)
 def test_any_grid_and_any_order_of_threads_give_the_same_bits(kernels, rows_of, map_of, dtype, d):
     x = aligned_rows(rows_of(53, d, dtype))
     x[17] = 0
@@ -255,9 +257,14 @@ def assert_any_split_gives_the_same_sums(kernels, x, row_map):
     return np.array(total_steps(whole.sums)) * 2.0**-FRACTION_BITS
 
 
-@pytest.mark.parametrize("d", [65, 256, 768, 1536])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("weights", [(1, 30), (30, 128), (100, 1000)])
+WEIGHTS = [(1, 30), (30, 128), (100, 1000)]
+
+
+# One range of weights for each width and type: each of the three with every width and with every type.
+@pytest.mark.parametrize(
+    ("d", "dtype", "weights"),
+    [(d, dtype, WEIGHTS[(i + k) % 3]) for i, d in enumerate((65, 256, 768, 1536)) for k, dtype in enumerate(DTYPES)],
+)
 def test_heavy_rows_flush_earlier_or_take_the_slow_path(kernels, rng, dtype, weights, d):
     """Rows so close to -b that what is left of them is lengthened up to a thousand times."""
     n = 60 if d < 512 else 20
@@ -281,7 +288,8 @@ FAR_APART = [(1e-9, 1e100), (1.0, 0.0), (1.0, 1e3), (1e9, 1e-300)]
     "d, dtype, s, scale",
     [
         *((65, np.float32, *size) for size in ANY_SIZE),
-        *((d, t, *size) for d, t in ((768, np.float16), (768, np.float32), (1536, np.float32)) for size in FAR_APART),
+        *((768, np.float16, *size) for size in FAR_APART[::2]),
+        *((d, np.float32, *size) for d in (768, 1536) for size in FAR_APART[1::2]),
     ],
 )
 def test_vectors_of_any_size(kernels, rows_of, rng, d, dtype, s, scale):

@@ -43,7 +43,7 @@ def test_chunks_and_their_order_do_not_matter(rng, n):
 
 
 def test_threads_do_not_matter(rng):
-    n, capacity = 200_000, 300
+    n, capacity = 100_000, 300
     expected = taken(n, [], capacity).rows()
     parts = np.split(numbered(n), np.arange(500, n, 500))
     for _ in range(5):
@@ -55,7 +55,7 @@ def test_threads_do_not_matter(rng):
 
 
 def test_every_row_is_drawn_equally_often():
-    n, capacity, seeds = 250, 40, 3000
+    n, capacity, seeds = 250, 40, 1200
     times = np.zeros(n)
     for seed in range(seeds):
         times[taken(n, [100], capacity, seed=seed).rows()[:, 0].astype(int) - 1] += 1

@@ -74,14 +74,13 @@ def test_a_small_source_is_read_whole(rng):
     assert found.sampling.rows_source == 400 and found.sampling.bound == 0.0
 
 
-@pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_the_bound_covers_at_least_as_often_as_stated(rng, small_blocks, monkeypatch, confidence):
-    """100 seeds, here with float64 NumPy as the judge; the slow test has the 500."""
-    assert share_covered(rng, monkeypatch, confidence, 100) >= confidence
+def test_the_bound_covers_at_least_as_often_as_stated(rng, small_blocks, monkeypatch):
+    """100 seeds, here with float64 NumPy as the judge; the slow test has 500, and more confidences."""
+    assert share_covered(rng, monkeypatch, 0.8, 100) >= 0.8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.99])
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95, 0.99])
 def test_the_bound_covers_at_least_as_often_as_stated_over_500_seeds(rng, small_blocks, monkeypatch, confidence):
     assert share_covered(rng, monkeypatch, confidence, 500) >= confidence
 
@@ -207,9 +206,9 @@ def test_formats_that_are_read_in_order_are_drawn_whole(rng, tmp_path):
 
 def test_the_covariance_is_that_of_the_error_of_the_mean(rng):
     """Unequal blocks in unequal strata, drawn many times: the covariance of the error against what Spread says of it."""
-    d, strata = 3, [int(n) for n in rng.integers(2, 12, 80)]
+    d, strata = 3, [int(n) for n in rng.integers(2, 12, 40)]
     sizes = [rng.integers(5, 30, n) for n in strata]
-    centres = rng.standard_normal((80, 1, d)) + np.array([2, 0, 0])
+    centres = rng.standard_normal((len(strata), 1, d)) + np.array([2, 0, 0])
     totals = [
         size[:, None] * (centre + 0.5 * rng.standard_normal((len(size), d)) * [1.0, 2.0, 0.5])
         for size, centre in zip(sizes, centres, strict=True)

@@ -47,7 +47,7 @@ def test_the_error_is_as_stated_and_small_beside_sampling(sides, monkeypatch, ce
     monkeypatch.setattr(reservoir, "ROWS", 1000)
     beside = []
     for _ in range(4):
-        y, x = sides(40_000, 32)
+        y, x = sides(15_000, 32)
         found, expected = fr.fit(stream(y), x, centroid=centroid), reference.fit(y, x, centroid)
         assert found.s == pytest.approx(expected.s, abs=1e-12)
         unit_mean = reference.project(x).mean(axis=0)
@@ -89,9 +89,9 @@ def test_on_the_shipped_embeddings_it_is_below_a_hundredth_of_the_sampling_error
 @pytest.mark.parametrize("centroid", ["paper", "exact"])
 def test_threads_chunks_and_the_order_of_shards_do_not_matter(sides, tmp_path, monkeypatch, centroid):
     monkeypatch.setattr(reservoir, "ROWS", 300)
-    y, x = sides(6000, 16)
+    y, x = sides(2500, 16)
     paths = []
-    for i, part in enumerate(np.split(y, [100, 101, 5000])):
+    for i, part in enumerate(np.split(y, [100, 101, 2000])):
         paths.append(tmp_path / f"part_{i}.npy")
         np.save(paths[-1], part)
     expected = fr.fit(paths, x, centroid=centroid, one_pass=True, threads=1)
@@ -101,7 +101,7 @@ def test_threads_chunks_and_the_order_of_shards_do_not_matter(sides, tmp_path, m
             found = fr.fit(source, x, centroid=centroid, one_pass=True, threads=threads)
             assert found.c.tobytes() == expected.c.tobytes() and found.s == expected.s
             assert found.sampling == expected.sampling
-    chunked = [fr.fit(stream(y, size), stream(x, size), centroid=centroid) for size in (1, 999, 6000)]
+    chunked = [fr.fit(stream(y, size), stream(x, size), centroid=centroid) for size in (1, 999, 2500)]
     assert len({one.c.tobytes() for one in chunked}) == 1
 
 

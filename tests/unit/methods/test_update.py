@@ -82,14 +82,14 @@ def test_a_close_call_reads_everything_and_then_knows(world, fitted):
 
 
 def test_the_answer_is_right_as_often_as_stated(world, fitted):
-    """Over 100 samples of a source near the limit."""
+    """Over 40 samples of a source near the limit."""
     new = world(0, 60_000, shift=0.25)
     truth = np.linalg.norm(reference.row_map(new, fitted.s, fitted.b, fitted.c).mean(axis=0) - fitted.mean_target)
     wrong = 0
-    for seed in range(50):
+    for seed in range(20):
         for tol, holds in ((0.8 * truth, False), (1.25 * truth, True)):
             wrong += fr.check(fitted, new, tol=tol, confidence=0.9, seed=seed).holds is not holds
-    assert wrong <= 10
+    assert wrong <= 4
 
 
 @pytest.mark.parametrize("centroid", ["paper", "exact"])
