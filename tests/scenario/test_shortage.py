@@ -129,7 +129,8 @@ def test_a_good_file_is_not_left_out_for_it(sides, tmp_path, name):
         pytest.importorskip("pyarrow")
     failed = 0
     for function in functions:
-        for call in (1, 2, 4, 9):
+        # The first call, and a later one, in turn over the errors.
+        for call in (1, (2, 4, 9)[list(ERRORS).index(name) % 3]):
             out = tmp_path / f"{function}{call}"
             with pytest.MonkeyPatch.context() as patch:
                 calls = failing_at(patch, function, call, ERRORS[name])

@@ -45,9 +45,14 @@ def saved(dataset, folder, shards=3):
     return folder
 
 
-@pytest.mark.parametrize("kind", ["list", "fixed"])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("out", [None, "float16", "float64"])
+TYPES, OUT = ("float16", "float32", "float64"), (None, "float16", "float64")
+
+
+# Both kinds with every type of the input and of the output.
+@pytest.mark.parametrize(
+    ("kind", "dtype", "out"),
+    [(("list", "fixed")[(i + k) % 2], dtype, out) for i, dtype in enumerate(TYPES) for k, out in enumerate(OUT)],
+)
 def test_load_from_disk_takes_the_output(tmp_path, kind, dtype, out):
     x = corpus.rows(ROWS, 1).astype(dtype)
     given = dataset_of(x, kind, dtype)
