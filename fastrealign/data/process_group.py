@@ -9,6 +9,8 @@ process. Messages are few and small: a sum takes 32 bytes a column.
 from __future__ import annotations
 
 import os
+import pickle
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -70,24 +72,39 @@ class TorchGroup(ProcessGroup):
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self._group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self._device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+        # A thread of torch's that is the last to hold a message needs the GIL to free it. In torch 2.6, destroy_process_group
+        # holds the GIL while it waits for that thread: so the last messages are kept here.
+        self._sent: deque[dist.Work] = deque(maxlen=8)
 
     def broadcast(self, value: T) -> T:
         values: list[Any] = self.all_gather(value if self.rank == 0 else None)
         return values[0]
 
     def all_gather(self, value: T) -> list[T]:
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._group)
-        return values
+        message = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        sizes = [int(size) for size in self._gather(torch.tensor([len(message)]))]
+        padded = torch.nn.functional.pad(message, (0, max(sizes) - len(message)))
+        messages = zip(self._gather(padded), sizes, strict=True)
+        return [pickle.loads(one[:size].cpu().numpy().tobytes()) for one, size in messages]
+
+    def _gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        tensor = tensor.to(self._device)
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        self._finish(dist.all_gather(parts, tensor, group=self._group, async_op=True))
+        return parts
+
+    def _finish(self, work: dist.Work) -> None:
+        work.wait()
+        self._sent.append(work)
 
     def all_reduce(self, sums: ExactSum) -> None:
         # 128 bits as four numbers below 2^32, whose sums over ranks stay far below 2^63; rows as a fifth.
         low, high = sums.low, sums.high.view(np.uint64)
         parts = [low & 0xFFFFFFFF, low >> np.uint64(32), high & 0xFFFFFFFF, high >> np.uint64(32)]
         numbers = np.concatenate([*parts, [sums.count]]).astype(np.int64)
-        device = "cuda" if dist.get_backend(self._group) == "nccl" else "cpu"
-        tensor = torch.from_numpy(numbers).to(device)
-        dist.all_reduce(tensor, group=self._group)
+        tensor = torch.from_numpy(numbers).to(self._device)
+        self._finish(dist.all_reduce(tensor, group=self._group, async_op=True))
         *pieces, count = np.split(tensor.cpu().numpy().view(np.uint64), [i * sums.d for i in range(1, 5)])
         carried = pieces[1] + (pieces[0] >> np.uint64(32))
         sums.low[:] = (pieces[0] & 0xFFFFFFFF) | (carried << np.uint64(32))

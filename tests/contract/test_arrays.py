@@ -110,7 +110,10 @@ def pandas(x, kind):
 def column(x, layout):
     import datasets
 
-    return datasets.Dataset.from_dict({"n": range(len(x)), "e": x.tolist()}).with_format(layout)["e"]
+    made = datasets.Dataset.from_dict({"n": range(len(x)), "e": x.tolist()}).with_format(layout)["e"]
+    if type(made).__name__ != "Column":
+        pytest.skip("a column of this release of datasets is a list or a tensor, which other cases test")
+    return made
 
 
 def lib(name):

@@ -262,12 +262,20 @@ def read(path: Path) -> None:
             assert chunk.ndim == 2 and chunk.shape[1] == source.dim
 
 
+def whole_file(folder, name):
+    """The bytes of a file of that name, written to the folder."""
+    try:
+        WHOLE[name](folder / name)
+    except NotImplementedError:
+        pytest.skip("this release of pyarrow writes no such nulls to Parquet, such as 18")
+    return (folder / name).read_bytes()
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_damaged_file_is_read_or_reported(tmp_path, name):
     if name.endswith((".parquet", ".arrow")):
         pytest.importorskip("pyarrow")
-    WHOLE[name](tmp_path / name)
-    whole = (tmp_path / name).read_bytes()
+    whole = whole_file(tmp_path, name)
     path = tmp_path / f"damaged_{name}"
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -286,8 +294,7 @@ def test_a_damaged_file_is_aligned_or_reported(tmp_path, name):
 
     if name in TABLES:
         pytest.importorskip("pyarrow")
-    WHOLE[name](tmp_path / name)
-    whole = (tmp_path / name).read_bytes()
+    whole = whole_file(tmp_path, name)
     path, out = tmp_path / f"damaged_{name}", tmp_path / "out"
     target = ROWS[::-1] + np.float32(1)
 

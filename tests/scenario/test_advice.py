@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import gzip
 import importlib
 import json
@@ -531,8 +532,11 @@ def test_advice_on_files_that_hold_no_numbers_a_row(tmp_path, x):
     assert np.array_equal(rows_of(file), right)
     np.save(file, x + 0j)
     torch.save(torch.from_numpy(x) + 0j, tmp_path / "a.pt")
-    save_file({"embedding": torch.from_numpy(x) + 0j}, tmp_path / "a.safetensors")
-    for name in ("a.npy", "a.pt", "a.safetensors"):
+    names = ["a.npy", "a.pt"]
+    with contextlib.suppress(KeyError):  # old releases of safetensors write no complex numbers
+        save_file({"embedding": torch.from_numpy(x) + 0j}, tmp_path / "a.safetensors")
+        names.append("a.safetensors")
+    for name in names:
         message = message_of(lambda name=name: rows_of(tmp_path / name))
         assert "save the real part, .real" in message and "convert" not in message
     labels = np.arange(ROWS)

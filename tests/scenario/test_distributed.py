@@ -248,6 +248,24 @@ def test_messages_between_processes(sides, tmp_path):
     same_files(tmp_path / "out", tmp_path / "alone")
 
 
+def opened_and_closed(rank, folder):
+    import torch.distributed as dist
+
+    # On one core, it is likely that a thread of torch's has not yet let go of the message.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    for turn in range(40):
+        dist.init_process_group("gloo", init_method=f"file://{folder}/{turn}", rank=rank, world_size=2)
+        group = TorchGroup()
+        assert group.all_gather(rank * 1000 * "x") == ["", 1000 * "x"]
+        group.close()
+
+
+def test_a_group_that_is_closed_after_a_message_waits_for_no_thread(tmp_path):
+    """destroy_process_group of torch 2.6 waits for threads that may wait for the GIL, which it holds."""
+    assert ended(*(started(opened_and_closed, rank, tmp_path) for rank in (0, 1))) == [0, 0]
+
+
 # --- torchrun --------------------------------------------------------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ class Store:
     def put(self, folder) -> str:
         """Copies a local folder there; returns its URL."""
         for name, data in corpus.tree(folder).items():
-            if self.path.startswith("/tmp"):
+            if self.fs.protocol == "folders":
                 os.makedirs(os.path.dirname(f"{self.path}/{name}"), exist_ok=True)
             self.fs.pipe_file(f"{self.path}/{name}", data)
         return self.url
