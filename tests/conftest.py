@@ -39,6 +39,11 @@ BEGUN_FIRST = (
     "contract/test_same_bytes.py",
     "scenario/test_ray.py",
     "unit/methods/test_certified.py",
+    "unit/revision/test_train.py",
+    "unit/test_nn.py",
+    "unit/test_layers.py",
+    "unit/test_build.py",
+    "unit/storage/test_system.py",
 )
 
 

@@ -83,12 +83,12 @@ def ways(sides, out, **how):
 def test_the_same_command_twice(tmp_path, sides, delay):
     fr.align(*sides, tmp_path / "whole", fsync=False)
     whole = corpus.tree(tmp_path / "whole")
-    for i in range(8):
+    for i in range(5):
         out = tmp_path / f"out{i}"
         first = ways(sides, out)
 
         def second(i=i, first=first):
-            time.sleep(0.01 * i if delay else 0)
+            time.sleep(0.02 * i if delay else 0)
             first()
 
         said = at_once(first, second)
@@ -109,7 +109,7 @@ def test_different_commands(tmp_path, sides):
     ):
         run(tmp_path / f"whole{i}")
         wholes.append((run, corpus.tree(tmp_path / f"whole{i}")))
-    for i in range(6):
+    for i in range(4):
         out = tmp_path / f"out{i}"
         said = at_once(*(partial(run, out) for run, _ in wholes))
         assert said.count("") == 1, said
@@ -123,7 +123,7 @@ def test_resumed_and_restarted(tmp_path, sides, hows, before):
 
     fr.align(*sides, tmp_path / "whole", fsync=False)
     whole = corpus.tree(tmp_path / "whole")
-    for i in range(4):
+    for i in range(3):
         out = tmp_path / f"out{i}"
         if before == "unfinished":
             with pytest.raises(FastRealignError):
@@ -143,7 +143,7 @@ def test_one_file_and_convert(tmp_path, sides):
     fr.align(source, sides[1], tmp_path / "whole.npy", fsync=False)
     fr.convert(sides[0], tmp_path / "converted", to="parquet")
     whole, converted = (tmp_path / "whole.npy").read_bytes(), corpus.tree(tmp_path / "converted")
-    for i in range(5):
+    for i in range(3):
         out = tmp_path / f"out{i}.npy"
         run = partial(fr.align, source, sides[1], out, threads=1, fsync=False, progress=Slowly())
         said = at_once(run, run)

@@ -365,8 +365,8 @@ def test_bad_usage_is_refused(given, capsys):
 
 def test_files_to_files(tmp_path):
     said = []
-    entries = files.run([8_000_000, 4_000_000], 2, 1, str(tmp_path), said.append)
-    assert [entry["target"] for entry in entries] == [*files.TARGET_SHARE, "target of a tenth"]
+    entries = files.run([8_000_000], 2, 1, str(tmp_path), said.append)
+    assert [entry["target"] for entry in entries] == [*files.TARGET_SHARE]
     # Four shards of whole tiles, each with its header.
     tile = problem.TILE * files.WIDTH * 4
     assert entries[0]["source_bytes"] == 4 * (tile + 128)
@@ -376,10 +376,21 @@ def test_files_to_files(tmp_path):
         assert entry["of_cp"]["n"] == entry["one_pass_of_cp_and_read"]["n"] == 1
         assert entry["seconds"]["align"]["n"] == 1
         assert entry["one_pass_of_two"].keys() == {"page cache", "slow source"}
-    assert list(tmp_path.iterdir()) == [] and len(said) == 3
+    assert list(tmp_path.iterdir()) == [] and len(said) == 2
     assert all("| " in part for part in table.to_files(entries)[1:])
     later = {"command": "python -m bench --only files", "after": "2026-01-01T10:00", "before": "2026-01-01T12:30:01"}
     assert "with `python -m bench --only files`, before 2026-01-01 12:30 UTC" in table.to_files(entries, later)[0]
+
+
+def test_files_of_further_sizes_have_one_target(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_measure", lambda root, name, size, share, *_: (name, size, share))
+    monkeypatch.setattr(files, "_compile", lambda root: None)
+    first, (name, share) = (
+        [(name, 2000, share) for name, share in files.TARGET_SHARE.items()],
+        [*files.TARGET_SHARE.items()][-1],
+    )
+    assert files.run([2000, 1000], 2, 1, str(tmp_path), print) == [*first, (name, 1000, share)]
+    assert name == "target of a tenth"
 
 
 def test_the_yardstick_moves_every_byte(tmp_path):

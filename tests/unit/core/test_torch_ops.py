@@ -74,7 +74,7 @@ def test_gradients(tensors, terms):
     assert half.grad.dtype == torch.float16
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_torch_checks_of_an_operator(tensors, dtype):
     rows, packed, number, _ = tensors(6, 9, dtype)
     for x in (rows, rows.clone().requires_grad_()):

@@ -372,12 +372,13 @@ def test_other_tables_named_as_the_shards(tmp_path, rng, table):
 
 @pytest.mark.parametrize("name", [*NAMES.values(), "a_{0}_1{0}", "{}_3"])
 def test_what_convert_writes_is_found_again(tmp_path, name):
-    for i in range(12):
+    numbers = (0, 2, 9, 11)  # of one digit and of two
+    for i in numbers:
         table = pa.table({"id": [f"{i}:{row}" for row in range(4)], "embedding": [[float(i)] * 3] * 4})
         (tmp_path / "in").mkdir(exist_ok=True)
         pq.write_table(table, tmp_path / "in" / f"{name.format(i)}.parquet")
     fr.convert(tmp_path / "in", tmp_path / "npy", to="npy")
-    assert ids_of(tmp_path / "npy") == {i: f"{i}:0" for i in range(12)}
+    assert ids_of(tmp_path / "npy") == {i: f"{i}:0" for i in numbers}
 
 
 @pytest.mark.parametrize("name", ["text_emb_{}_fp16", "shard_{:03d}_of_100"])

@@ -294,7 +294,7 @@ def test_pickles_that_would_take_all_memory_or_time(tmp_path, refused, name):
     assert peak < 10 * len(BOMBS[name]) + (8 << 20)
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])  # the others have no opcodes of their own that these values use
 def test_plain_values_of_every_shape_pass(tmp_path, protocol, rng):
     shared = [1, 2]
     values = [
