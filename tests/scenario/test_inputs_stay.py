@@ -79,6 +79,7 @@ def test_a_report_over_what_it_measures(here, capsys, name):
         refused([*args, "--out", f"{kind}/text.html"], capsys, before)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_is_a_page(here, capsys):
     pytest.importorskip("matplotlib")
     found, before = fr.report("text.npy", "image.npy", methods=["none"], rows=60), corpus.tree(here)

@@ -178,6 +178,7 @@ def test_the_column_of_texts_is_not_taken_from_a_target_that_has_images(tmp_path
     assert is_of(fr.fit(some, others, column="text_emb", target_column="text_emb"), text, text + 3)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_column_a_side_in_every_command(tmp_path, sides, run):
     """Of a file whose names do not tell, and of another one of two such files."""
     pytest.importorskip("matplotlib")

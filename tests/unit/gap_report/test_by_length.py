@@ -171,6 +171,7 @@ def test_refused(tmp_path, rng):
             row_lengths(given, held, SILENT)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_and_the_command(sides, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     image, text, lengths = sides

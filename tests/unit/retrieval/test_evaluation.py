@@ -155,6 +155,7 @@ def test_scores_and_thresholds(found):
     assert curves["text"].recall[-1] == 1.0 and curves["text"].precision[-1] == pytest.approx(150 / (150 * 75))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_json_and_page(found, tmp_path):
     pytest.importorskip("matplotlib")
     page, figures_file = found.save(tmp_path / "search.html")
@@ -168,6 +169,7 @@ def test_json_and_page(found, tmp_path):
     assert f"{found.figures['mixed', 'MRR']['centred'].value:.3f}" in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_documents_of_one_modality(world):
     given = {name: of for name, of in world.items() if name not in ("text", "ids")}
     report = evaluate(**given, ids={role: world["ids"][role] for role in ("query", "image")}, methods=["centred"])
