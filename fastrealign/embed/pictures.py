@@ -100,7 +100,9 @@ class Picture:
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
     """The picture in RGB with its EXIF orientation applied. InputError for numbers of unknown range."""
-    upright = ImageOps.exif_transpose(picture)
+    # Pillow turns a TIFF when it loads it; exif_transpose of Pillow 9 and 10 would turn it again.
+    upright = picture if picture.format == "TIFF" else ImageOps.exif_transpose(picture)
+    upright.load()
     if upright.mode.startswith("I;16") or (upright.mode == "I" and picture.format in _SIXTEEN_BITS):
         # Pillow would clip these at 255, to white.
         upright = Image.fromarray(((np.asarray(upright, np.uint32) + 128) // 257).astype(np.uint8))

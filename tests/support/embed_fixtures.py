@@ -65,6 +65,7 @@ def tokenizer(one_thread_and_no_network):
         eos_token="</s>",
         unk_token="<unk>",
         model_max_length=16,
+        model_input_names=["input_ids", "attention_mask"],  # as CLIP takes them; transformers 4 adds types of tokens
     )
 
 

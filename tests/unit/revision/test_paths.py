@@ -140,6 +140,7 @@ def test_training_and_loading_ask_no_network(no_network, written, world, tiny_lm
 def test_a_model_of_the_hub_is_read_from_its_cache_and_not_asked_for(no_network, written, world, tiny_lm, monkeypatch):
     cache = world / "cache"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(cache), raising=False)  # of transformers 4
     repository = cache / "models--org--lm"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
