@@ -6,6 +6,7 @@ Written back with the same codecs, dictionaries and row groups.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Iterator
@@ -115,6 +116,9 @@ class ParquetSink(Sink):
         self._writer = pq.ParquetWriter(file.stream(), schema, **options)
 
     def write(self, table: pa.Table) -> None:
+        # pyarrow 18 ends a page where a chunk ends, and the chunks depend on how many rows were computed at a time.
+        with contextlib.suppress(pa.ArrowInvalid):  # a column too large for one chunk
+            table = table.combine_chunks()
         self._writer.write_table(table, row_group_size=table.num_rows)
 
     def finish(self) -> None:

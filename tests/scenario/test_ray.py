@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import threading
 
 import corpus
 import numpy as np
@@ -42,6 +44,11 @@ def cluster():
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
+    # A run that failed leaves a thread of Ray's until its rows are collected. In Ray 2.30 it ends this process if it runs on.
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor"):
+            thread.join(60)
     ray.shutdown()
     patch.undo()
 
