@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import re
+import stat
 import tempfile
 import zlib
 from collections import Counter
@@ -79,6 +80,24 @@ def pytest_terminal_summary(terminalreporter):
 
 def pytest_report_header():
     return f"random data: FASTREALIGN_TEST_SEED={SEED}; instruction sets: {', '.join(instruction_sets())}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk():
+    """`os.fsync` of files and folders returns at once: a power cut, for which it waits, is no part of any test.
+
+    Tests of who calls it put their own in its place; commands that run as processes of their own flush as they always do.
+    """
+    real = os.fsync
+
+    def fsync(fd):
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            real(fd)  # which fails on what cannot be flushed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        yield
 
 
 @pytest.fixture
