@@ -16,7 +16,12 @@ from fastrealign.retrieval.stores.lance_store import LanceStore
 
 pa = pytest.importorskip("pyarrow")
 lance = pytest.importorskip("lance")
-lancedb = pytest.importorskip("lancedb")
+
+
+@pytest.fixture
+def lancedb():
+    """Imported by the tests that use it: it takes seconds, and every process that shares the tests collects this file."""
+    return pytest.importorskip("lancedb")
 
 
 def table_of(rows, kinds, first=0):
@@ -30,7 +35,7 @@ def read(folder):
 
 
 @pytest.fixture
-def store(tmp_path, documents):
+def store(tmp_path, documents, lancedb):
     """A table of 100 rows in three fragments, some rows deleted: its database, and the table."""
     rows, kinds = documents(100)
     table = lancedb.connect(tmp_path / "db").create_table("docs", table_of(rows[:40], kinds[:40]))
@@ -312,14 +317,14 @@ def test_the_first_format(tmp_path, roles, documents, mapped):
     assert index(new, roles, role_column="modality").rows == 20
 
 
-def test_another_width(tmp_path, roles):
+def test_another_width(tmp_path, roles, lancedb):
     rows = np.ones((5, 6), np.float32)
     lancedb.connect(tmp_path / "db").create_table("docs", table_of(rows, ["image"] * 5))
     with pytest.raises(InputError, match="the vectors of vector are 6 wide, the roles were fitted on 8"):
         index(tmp_path / "db", roles, role="image")
 
 
-def test_nothing_there(tmp_path, roles):
+def test_nothing_there(tmp_path, roles, lancedb):
     with pytest.raises(InputError, match="no such file or folder"):
         index(tmp_path / "none", roles, role="image")
     (tmp_path / "empty").mkdir()
