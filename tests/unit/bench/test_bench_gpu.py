@@ -163,6 +163,8 @@ def test_no_ncu_is_one_line(monkeypatch, capsys):
 # That it reads all whole blocks: tests/unit/kernels/interpreted.py.
 def test_the_plain_kernel_reads_16_bytes_a_load():
     triton = pytest.importorskip("triton")
+    if not hasattr(triton, "knobs"):
+        pytest.skip("this release of Triton compiles by other arguments, such as 3.2")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

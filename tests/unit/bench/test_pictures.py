@@ -35,6 +35,8 @@ def written(tmp_path_factory):
     """(folder, figures by name): everything that the command writes, each laid out once, and one of them as a file."""
     import matplotlib
 
+    if matplotlib.__version__.startswith("3.7."):
+        pytest.skip("matplotlib 3.7 lays text out otherwise than the releases that draw the pictures")
     folder, figures = tmp_path_factory.mktemp("drawn"), {}
     (folder / "README.md").write_text(README.read_text())
 

@@ -368,7 +368,7 @@ def test_sums_carry_into_the_high_limb_and_back(kernels, rows_of, map_of):
     d = 64
     x = aligned_rows(rows_of(40, d))
     results = Results(40, d)
-    results.sums.low[:] = np.where(np.arange(d) % 2, 2**64 - 3, 2)
+    results.sums.low[:] = np.where(np.arange(d) % 2, np.uint64(2**64 - 3), np.uint64(2))
     results.sums.high[:] = -1
     before = total_steps(results.sums)
     kernels.reduce(x, map_of(d, "unit"), into=results)

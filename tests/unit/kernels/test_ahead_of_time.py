@@ -18,6 +18,9 @@ torch = pytest.importorskip("torch")
 import benchmarks  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
+if not hasattr(triton, "knobs"):
+    pytest.skip("this release of Triton compiles by other arguments, such as 3.2", allow_module_level=True)
+
 from fastrealign.kernels import launch, reduce, sums  # noqa: E402
 
 gpu_budget, triton_code = map(benchmarks.module, ("gpu_budget", "triton_code"))
