@@ -55,6 +55,13 @@ struct Row {
     Coefficients k;
 };
 
+// For the dot products of some rows beside the writing of others.
+constexpr bool registers_suffice = most_sums >= 8;
+
+// Whether vectors are added to the sums after the next ones are stored: until a vector is computed, rounded and
+// converted back, the operations that add it would hold up those behind them. Not measured with AVX-512.
+constexpr bool sums_later = !registers_suffice;
+
 // Writes good rows, alpha x + beta b + gamma c, and sums what it stores.
 template <typename In, typename Out, typename Real, bool sums>
 class Writer {
@@ -97,6 +104,9 @@ class Writer {
     // N rows, a vector of each at a time.
     template <int N, bool streamed, bool paired = false>
     struct Lines {
+        // A vector of a row as it is stored.
+        using Stored = std::conditional_t<paired, decltype(narrow_even_odd(F16{})), decltype(narrow_to<Out>(Vector{}))>;
+
         const Writer& writer;
         const In* x[N];
         Out* out[N];
@@ -113,6 +123,11 @@ class Writer {
             }
         }
         FR_INLINE void write(int64_t j) const {
+            Stored stored[N];
+            store(j, stored);
+            add(j, stored);
+        }
+        FR_INLINE void store(int64_t j, Stored (&stored)[N]) const {
             const auto vector = [&](auto natural, const float* even_odd) FR_LAMBDA {
                 if constexpr (paired) {
                     return A::load(even_odd + j);
@@ -122,23 +137,24 @@ class Writer {
             };
             const Vector b = vector(A::b(writer.vectors_), writer.vectors_.b_even_odd);
             const Vector c = vector(A::c(writer.vectors_), writer.vectors_.c_even_odd);
-            SumsOf<N> sum(writer.sums_, j);
             FR_UNROLL
             for (int k = 0; k < N; ++k) {
-                const auto stored = [&]() FR_LAMBDA {
-                    if constexpr (paired) {
-                        return narrow_even_odd(mapped(alpha[k], beta[k], gamma[k], load_even_odd(x[k] + j), b, c));
-                    } else {
-                        return narrow_to<Out>(mapped(alpha[k], beta[k], gamma[k], A::load(x[k] + j), b, c));
-                    }
-                }();
-                if constexpr (streamed) {
-                    stream(out[k] + j, stored);
+                if constexpr (paired) {
+                    stored[k] = narrow_even_odd(mapped(alpha[k], beta[k], gamma[k], load_even_odd(x[k] + j), b, c));
                 } else {
-                    put(out[k] + j, stored);
+                    stored[k] = narrow_to<Out>(mapped(alpha[k], beta[k], gamma[k], A::load(x[k] + j), b, c));
                 }
-                sum.add(k, stored);
+                if constexpr (streamed) {
+                    stream(out[k] + j, stored[k]);
+                } else {
+                    put(out[k] + j, stored[k]);
+                }
             }
+        }
+        FR_INLINE void add(int64_t j, const Stored (&stored)[N]) const {
+            SumsOf<N> sum(writer.sums_, j);
+            FR_UNROLL
+            for (int k = 0; k < N; ++k) sum.add(k, stored[k]);
             sum.put_back();
         }
     };
@@ -160,10 +176,22 @@ class Writer {
     }
     template <int N, bool streamed, bool paired>
     void write_whole(const Row<In, Out>* rows, int64_t from, int64_t to) const {
-        const Lines<N, streamed, paired> lines(*this, rows);
+        using Vectors = Lines<N, streamed, paired>;
+        const Vectors lines(*this, rows);
+        typename Vectors::Stored before[N], now[N];
         for (int64_t j = from; j < to; j += columns) {
             if ((j - from) % Batch<In>::line == 0) prefetch_rows<N>(lines.x, 1, rows->i, j, ahead_);
-            lines.write(j);
+            lines.store(j, now);
+            if constexpr (sums_later) {
+                if (j > from) lines.add(j - columns, before);
+                FR_UNROLL
+                for (int k = 0; k < N; ++k) before[k] = now[k];
+            } else {
+                lines.add(j, now);
+            }
+        }
+        if constexpr (sums_later) {
+            if (to > from) lines.add(to - columns, before);
         }
     }
     // Columns before and after the whole cache lines or vectors. Columns beyond them are neither read nor stored.
@@ -193,10 +221,9 @@ class Writer {
 // Rows that are written side by side. Measured: more are no faster, and eight streams of half cache lines halve the
 // speed.
 constexpr int rows_of_writer = 2;
-// Rows that are written while the dot products of as many others are taken, where registers suffice for both. Measured
-// with AVX-512: as many as without writing; fewer are slower. Does not help with AVX2.
+// Rows that are written while the dot products of as many others are taken, where registers suffice. Measured with
+// AVX-512: as many as without writing; fewer are slower. Does not help with AVX2.
 constexpr int rows_beside = most_sums / 2;
-constexpr bool registers_suffice = most_sums >= 8;
 // Two non-temporal streams with equal low address bits hold up every load that has these bits soon after: up to ten
 // times slower, measured on Zen 3 with AVX2. Not measured with AVX-512, where it is as before.
 constexpr int64_t page = 4096;

@@ -23,9 +23,9 @@ constexpr bool unpacks = !std::is_same_v<T, U>;
 template <int R, typename T>
 FR_INLINE void unpack_line(const T* const* from, float* const* to, int64_t j) {
     FR_UNROLL
-    for (int64_t at = j; at < j + Batch<T>::line; at += sixteen) {
+    for (int64_t at = 0; at < Batch<T>::line; at += sixteen) {
         FR_UNROLL
-        for (int k = 0; k < R; ++k) put(to[k] + at, narrow(load_f16(from[k] + at), float{}));
+        for (int k = 0; k < R; ++k) put(to[k] + j + at, narrow(load_f16(from[k] + j + at), float{}));
     }
 }
 
@@ -49,26 +49,31 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
                             const Beside& beside = {}) {
     const T* in[R];
     decltype(batch.values[0] + 0) rows[R];
-    D8 p[R], q[R], r[R];
+    using Sum = SumOf<D8, D8Part>;
+    constexpr int part_lanes = lanes / Sum::parts;
+    Sum p[R], q[R], r[R];
     FR_UNROLL
     for (int k = 0; k < R; ++k) {
         in[k] = batch.rows[i + k];
         rows[k] = batch.values[i + k];
-        p[k] = q[k] = r[k] = splat(0.0);
     }
     const auto step = [&](int64_t j, auto load) FR_LAMBDA {
-        D8 b, c;
-        if constexpr (terms != Terms::none) b = load_d8(vectors.b + j);
-        if constexpr (terms == Terms::bc) c = load_d8(vectors.c + j);
         FR_UNROLL
-        for (int k = 0; k < R; ++k) {
-            const D8 x = load(rows[k] + j);
-            p[k] = fma(x, x, p[k]);
-            if constexpr (terms != Terms::none) q[k] = fma(x, b, q[k]);
-            if constexpr (terms == Terms::bc) r[k] = fma(x, c, r[k]);
+        for (int h = 0; h < Sum::parts; ++h) {
+            const int64_t at = j + h * part_lanes;
+            D8Part b, c;
+            if constexpr (terms != Terms::none) b = load_part(vectors.b + at, D8Part{});
+            if constexpr (terms == Terms::bc) c = load_part(vectors.c + at, D8Part{});
+            FR_UNROLL
+            for (int k = 0; k < R; ++k) {
+                const D8Part x = load(rows[k] + j, h * part_lanes);
+                p[k].add(h, x, x);
+                if constexpr (terms != Terms::none) q[k].add(h, x, b);
+                if constexpr (terms == Terms::bc) r[k].add(h, x, c);
+            }
         }
     };
-    const auto whole = [](const U* x) FR_LAMBDA { return load_d8(x); };
+    const auto whole = [](const U* x, int lane) FR_LAMBDA { return load_part(x + lane, D8Part{}); };
     constexpr int64_t line = Batch<T, U>::line;
     const int64_t lines_end = d / line * line;
     if constexpr (unpacks<T, U>) {
@@ -89,13 +94,14 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
     for (; j + lanes <= d; j += lanes) step(j, whole);
     if (j < d) {
         const int count = static_cast<int>(d - j);
-        step(j, [&](const U* x) FR_LAMBDA { return load_d8(first_of<lanes>(x, count).values); });
+        step(j, [&](const U* x, int lane)
+                    FR_LAMBDA { return load_part(first_of<lanes>(x, count).values + lane, D8Part{}); });
     }
     FR_UNROLL
     for (int k = 0; k < R; ++k) {
-        batch.p[i + k] = total(p[k]);
-        if constexpr (terms != Terms::none) batch.q[i + k] = total(q[k]);
-        if constexpr (terms == Terms::bc) batch.r[i + k] = total(r[k]);
+        batch.p[i + k] = total(p[k].all());
+        if constexpr (terms != Terms::none) batch.q[i + k] = total(q[k].all());
+        if constexpr (terms == Terms::bc) batch.r[i + k] = total(r[k].all());
     }
 }
 
@@ -118,6 +124,7 @@ template <int R, typename T>
 FR_INLINE void narrow_dots_of(Batch<T>& batch, int i, const MapVectors& vectors, int64_t d) {
     // bfloat16 are taken as the even columns of each group of sixteen, then the odd ones.
     constexpr bool even_odd = std::is_same_v<T, BFloat>;
+    using Sum = SumOf<F16, F16Part>;
     const float* b32 = even_odd ? vectors.b_even_odd : vectors.b32;
     const float* c32 = even_odd ? vectors.c_even_odd : vectors.c32;
     const T* rows[R];
@@ -129,39 +136,44 @@ FR_INLINE void narrow_dots_of(Batch<T>& batch, int i, const MapVectors& vectors,
     }
     for (int64_t from = 0; from < d; from += narrow_columns) {
         const int64_t to = d < from + narrow_columns ? d : from + narrow_columns;
-        F16 p[R], q[R], r[R];
-        FR_UNROLL
-        for (int k = 0; k < R; ++k) p[k] = q[k] = r[k] = splat16(0.0f);
+        Sum p[R], q[R], r[R];
         const auto step = [&](int64_t j, auto load) FR_LAMBDA {
-            const F16 b = load_f16(b32 + j), c = load_f16(c32 + j);
             FR_UNROLL
-            for (int k = 0; k < R; ++k) {
-                const F16 x = load(rows[k] + j);
-                p[k] = fma(x, x, p[k]);
-                q[k] = fma(x, b, q[k]);
-                r[k] = fma(x, c, r[k]);
+            for (int h = 0; h < Sum::parts; ++h) {
+                const int64_t at = j + h * (sixteen / Sum::parts);
+                const F16Part b = load_part(b32 + at, F16Part{}), c = load_part(c32 + at, F16Part{});
+                FR_UNROLL
+                for (int k = 0; k < R; ++k) {
+                    const F16Part x = load(rows[k] + j, h);
+                    p[k].add(h, x, x);
+                    q[k].add(h, x, b);
+                    r[k].add(h, x, c);
+                }
+            }
+        };
+        const auto part = [](const T* x, int h) FR_LAMBDA {
+            if constexpr (even_odd) {
+                return load_even_odd(x, h, F16Part{});
+            } else {
+                return load_part(x + h * (sixteen / Sum::parts), F16Part{});
             }
         };
         int64_t j = from;
         for (; j + sixteen <= to; j += sixteen) {
             if (j % Batch<T>::line == 0) batch.template prefetch<R>(0, i, j);
-            step(j, [](const T* x) FR_LAMBDA {
-                if constexpr (even_odd) {
-                    return load_even_odd(x);
-                } else {
-                    return load_f16(x);
-                }
-            });
+            step(j, part);
         }
         if (j < to) {
             const int count = static_cast<int>(to - j);
-            step(j, [&](const T* x) FR_LAMBDA { return load_f16(first_of<sixteen>(x, count).values); });
+            step(j, [&](const T* x, int h) FR_LAMBDA {
+                return load_part(first_of<sixteen>(x, count).values + h * (sixteen / Sum::parts), F16Part{});
+            });
         }
         FR_UNROLL
         for (int k = 0; k < R; ++k) {
-            wide_p[k] = add(wide_p[k], halves_sum(p[k]));
-            wide_q[k] = add(wide_q[k], halves_sum(q[k]));
-            wide_r[k] = add(wide_r[k], halves_sum(r[k]));
+            wide_p[k] = add(wide_p[k], halves_sum(p[k].all()));
+            wide_q[k] = add(wide_q[k], halves_sum(q[k].all()));
+            wide_r[k] = add(wide_r[k], halves_sum(r[k].all()));
         }
     }
     FR_UNROLL

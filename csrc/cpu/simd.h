@@ -83,6 +83,7 @@ struct D8 {
     __m512d v;
 };
 using S8 = D8;
+using D8Part = D8;
 inline S8 splat(double x) { return {_mm512_set1_pd(x)}; }
 inline D8 fma(D8 a, D8 b, D8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 inline D8 mul(D8 a, D8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
@@ -98,6 +99,7 @@ inline void stream(double* to, D8 x) { _mm512_stream_pd(to, x.v); }
 struct F16 {
     __m512 v;
 };
+using F16Part = F16;
 inline F16 splat16(float x) { return {_mm512_set1_ps(x)}; }
 inline F16 fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F16 mul(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -141,6 +143,7 @@ inline __m256i narrow_bfloats(F16 x) {
 }
 inline F16 load_f16(const BFloat* x) { return load_bfloats<false>(x); }
 inline F16 load_even_odd(const BFloat* x) { return load_bfloats<true>(x); }
+inline F16 load_even_odd(const BFloat* x, int, F16) { return load_even_odd(x); }
 inline __m512 narrow(F16 x, float) { return x.v; }
 inline __m256i narrow(F16 x, Half) { return _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline __m256i narrow(F16 x, BFloat) { return narrow_bfloats<false>(x); }
@@ -173,33 +176,49 @@ constexpr int most_sums = 8, most_rows = 4;  // eight rows are slower, measured 
 constexpr int most_sums = 4, most_rows = 4;
 #endif
 
-struct D8 {
-    __m256d lo, hi;
+struct D4 {
+    __m256d v;
 };
+struct D8 {
+    D4 lo, hi;
+};
+using D8Part = D4;
 // A value broadcast to all lanes takes one register, not two.
 struct S8 {
-    __m256d v;
+    D4 v;
     operator D8() const { return {v, v}; }
 };
 inline S8 splat(double x) { return {_mm256_set1_pd(x)}; }
-inline D8 fma(D8 a, D8 b, D8 c) { return {_mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm256_fmadd_pd(a.hi, b.hi, c.hi)}; }
-inline D8 fma(S8 a, D8 b, D8 c) { return {_mm256_fmadd_pd(a.v, b.lo, c.lo), _mm256_fmadd_pd(a.v, b.hi, c.hi)}; }
-inline D8 mul(S8 a, D8 b) { return {_mm256_mul_pd(a.v, b.lo), _mm256_mul_pd(a.v, b.hi)}; }
-inline D8 add(D8 a, D8 b) { return {_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
-inline D8 square_root(D8 x) { return {_mm256_sqrt_pd(x.lo), _mm256_sqrt_pd(x.hi)}; }
-inline D8 to_d8(F8 x) {
-    return {_mm256_cvtps_pd(_mm256_castps256_ps128(x.v)), _mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))};
+inline D4 fma(D4 a, D4 b, D4 c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+inline D4 mul(D4 a, D4 b) { return {_mm256_mul_pd(a.v, b.v)}; }
+inline D4 add(D4 a, D4 b) { return {_mm256_add_pd(a.v, b.v)}; }
+inline D4 load_part(const double* x, D4) { return {_mm256_loadu_pd(x)}; }
+inline D4 load_part(const float* x, D4) { return {_mm256_cvtps_pd(_mm_loadu_ps(x))}; }
+inline __m128i load_four(const void* x) { return _mm_loadl_epi64(static_cast<const __m128i*>(x)); }
+inline D4 load_part(const Half* x, D4) { return {_mm256_cvtps_pd(_mm_cvtph_ps(load_four(x)))}; }
+inline D4 load_part(const BFloat* x, D4) {
+    return {_mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(load_four(x)), 16)))};
 }
-inline F8 to_f8(D8 x) { return {_mm256_set_m128(_mm256_cvtpd_ps(x.hi), _mm256_cvtpd_ps(x.lo))}; }
-inline D8 load_d8(const double* x) { return {_mm256_loadu_pd(x), _mm256_loadu_pd(x + 4)}; }
-inline D8 load_d8(const float* x) { return {_mm256_cvtps_pd(_mm_loadu_ps(x)), _mm256_cvtps_pd(_mm_loadu_ps(x + 4))}; }
+inline D8 fma(D8 a, D8 b, D8 c) { return {fma(a.lo, b.lo, c.lo), fma(a.hi, b.hi, c.hi)}; }
+inline D8 fma(S8 a, D8 b, D8 c) { return {fma(a.v, b.lo, c.lo), fma(a.v, b.hi, c.hi)}; }
+inline D8 mul(S8 a, D8 b) { return {mul(a.v, b.lo), mul(a.v, b.hi)}; }
+inline D8 add(D8 a, D8 b) { return {add(a.lo, b.lo), add(a.hi, b.hi)}; }
+inline D8 square_root(D8 x) { return {{_mm256_sqrt_pd(x.lo.v)}, {_mm256_sqrt_pd(x.hi.v)}}; }
+inline D8 to_d8(F8 x) {
+    return {{_mm256_cvtps_pd(_mm256_castps256_ps128(x.v))}, {_mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))}};
+}
+inline F8 to_f8(D8 x) { return {_mm256_set_m128(_mm256_cvtpd_ps(x.hi.v), _mm256_cvtpd_ps(x.lo.v))}; }
+template <typename T>  // double or float
+D8 load_d8(const T* x) {
+    return {load_part(x, D4{}), load_part(x + 4, D4{})};
+}
 inline void put(double* to, D8 x) {
-    _mm256_storeu_pd(to, x.lo);
-    _mm256_storeu_pd(to + 4, x.hi);
+    _mm256_storeu_pd(to, x.lo.v);
+    _mm256_storeu_pd(to + 4, x.hi.v);
 }
 inline void stream(double* to, D8 x) {
-    _mm256_stream_pd(to, x.lo);
-    _mm256_stream_pd(to + 4, x.hi);
+    _mm256_stream_pd(to, x.lo.v);
+    _mm256_stream_pd(to + 4, x.hi.v);
 }
 
 struct F16 {
@@ -230,11 +249,11 @@ inline F16 load_f16(const BFloat* x) {
     return {eight_of_words(words, 0), eight_of_words(words, lanes)};
 }
 #endif
-// The even columns, then the odd ones: no shuffle across lanes, which saves a third of the instructions.
-inline F16 load_even_odd(const BFloat* x) {
+// The even columns (part 0), then the odd ones: no shuffle across lanes, which saves a third of the instructions.
+inline F8 load_even_odd(const BFloat* x, int part, F8) {
     const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
     const __m256i odd = _mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u)));
-    return {{_mm256_castsi256_ps(_mm256_slli_epi32(both, 16))}, {_mm256_castsi256_ps(odd)}};
+    return {_mm256_castsi256_ps(part == 0 ? _mm256_slli_epi32(both, 16) : odd)};
 }
 inline __m256i narrow_even_odd(F16 x) {
     return _mm256_blend_epi16(_mm256_srli_epi32(rounded_bfloat(x.first), 16), rounded_bfloat(x.last), 0xaa);
@@ -259,6 +278,7 @@ inline F8 splat(float x) { return {F8Vector{} + x}; }
 inline F8 mul(F8 a, F8 b) { return {a.v * b.v}; }
 inline F8 add(F8 a, F8 b) { return {a.v + b.v}; }
 using S8 = D8;
+using D8Part = D8;
 inline S8 splat(double x) { return {D8Vector{} + x}; }
 inline D8 mul(D8 a, D8 b) { return {a.v * b.v}; }
 inline D8 add(D8 a, D8 b) { return {a.v + b.v}; }
@@ -366,13 +386,10 @@ inline Eight<BFloat> eight_from(const BFloat* x) {
 struct F16 {
     F8 first, last;
 };
-inline F16 load_even_odd(const BFloat* x) {
-    BFloat even[lanes], odd[lanes];
-    for (int i = 0; i < lanes; ++i) {
-        memcpy(&even[i], x + 2 * i, sizeof(BFloat));
-        memcpy(&odd[i], x + 2 * i + 1, sizeof(BFloat));
-    }
-    return {load_f8(even), load_f8(odd)};
+inline F8 load_even_odd(const BFloat* x, int part, F8) {
+    BFloat columns[lanes];
+    for (int i = 0; i < lanes; ++i) memcpy(&columns[i], x + 2 * i + part, sizeof(BFloat));
+    return load_f8(columns);
 }
 struct Sixteen {
     BFloat v[sixteen];
@@ -402,6 +419,8 @@ inline void finish_streaming() {}
 
 #if !defined(FR_512)
 // Sixteen lanes as two vectors of eight.
+using F16Part = F8;
+inline F16 load_even_odd(const BFloat* x) { return {load_even_odd(x, 0, F8{}), load_even_odd(x, 1, F8{})}; }
 inline F16 splat16(float x) { return {splat(x), splat(x)}; }
 inline F16 fma(F16 a, F16 b, F16 c) { return {fma(a.first, b.first, c.first), fma(a.last, b.last, c.last)}; }
 inline F16 mul(F16 a, F16 b) { return {mul(a.first, b.first), mul(a.last, b.last)}; }
@@ -445,6 +464,21 @@ void stream(Out* to, const Pair<Out>& x) {
 
 inline D8 load_d8(const Half* x) { return to_d8(load_f8(x)); }
 inline D8 load_d8(const BFloat* x) { return to_d8(load_f8(x)); }
+
+// A register of a vector (D8Part, F16Part), which may be all of it.
+template <typename T>
+D8 load_part(const T* x, D8) {
+    return load_d8(x);
+}
+template <typename T>
+F8 load_part(const T* x, F8) {
+    return load_f8(x);
+}
+template <typename T>
+F16 load_part(const T* x, F16) {
+    return load_f16(x);
+}
+
 inline D8 narrow(D8 x, double) { return x; }
 inline D8 widen(D8 x, double) { return x; }
 inline D8 to_d8(D8 x) { return x; }
@@ -462,6 +496,23 @@ FR_INLINE auto narrow_to(D8 x) {
         return narrow(to_f8(x), Out{});
     }
 }
+
+// A vector of sums of products, a register (Part) at a time. With AVX2 a vector takes two, and three sums of two rows
+// twelve of the sixteen: there is no room for whole vectors of x, b and c beside them.
+template <typename Vector, typename Part>
+struct SumOf {
+    static constexpr int parts = sizeof(Vector) / sizeof(Part);
+    Part of[parts] = {};
+
+    FR_INLINE void add(int part, Part x, Part y) { of[part] = fma(x, y, of[part]); }
+    FR_INLINE Vector all() const {
+        if constexpr (parts == 1) {
+            return of[0];
+        } else {
+            return {of[0], of[1]};
+        }
+    }
+};
 
 // Horizontal sum in a fixed order: halves, quarters, pairs.
 inline double total(D8 x) {

@@ -18,26 +18,31 @@ struct SixDots {
 
 template <typename T>
 SixDots six_dots(const T* y, const T* g, const MapVectors& vectors, int64_t d) {
-    D8 sums[6];
-    for (D8& sum : sums) sum = splat(0.0);
-    const auto add = [&](D8 a, D8 e, D8 b, D8 c) FR_LAMBDA {
-        sums[0] = fma(a, a, sums[0]);
-        sums[1] = fma(a, b, sums[1]);
-        sums[2] = fma(a, c, sums[2]);
-        sums[3] = fma(e, a, sums[3]);
-        sums[4] = fma(e, b, sums[4]);
-        sums[5] = fma(e, c, sums[5]);
+    using Sum = SumOf<D8, D8Part>;
+    constexpr int part_lanes = lanes / Sum::parts;
+    Sum sums[6];
+    const auto add = [&](const T* a, const T* e, int64_t j) FR_LAMBDA {
+        FR_UNROLL
+        for (int h = 0; h < Sum::parts; ++h) {
+            const int lane = h * part_lanes;
+            const D8Part y_part = load_part(a + lane, D8Part{}), g_part = load_part(e + lane, D8Part{});
+            const D8Part b = load_part(vectors.b + j + lane, D8Part{}), c = load_part(vectors.c + j + lane, D8Part{});
+            sums[0].add(h, y_part, y_part);
+            sums[1].add(h, y_part, b);
+            sums[2].add(h, y_part, c);
+            sums[3].add(h, g_part, y_part);
+            sums[4].add(h, g_part, b);
+            sums[5].add(h, g_part, c);
+        }
     };
     int64_t j = 0;
-    for (; j + lanes <= d; j += lanes) {
-        add(load_d8(y + j), load_d8(g + j), load_d8(vectors.b + j), load_d8(vectors.c + j));
-    }
-    if (j < d) {
+    for (; j + lanes <= d; j += lanes) add(y + j, g + j, j);
+    if (j < d) {  // b and c are padded with zeros
         const int count = static_cast<int>(d - j);
-        add(load_d8(first_of<lanes>(y + j, count).values), load_d8(first_of<lanes>(g + j, count).values),
-            load_d8(vectors.b + j), load_d8(vectors.c + j));  // b and c are padded with zeros
+        add(first_of<lanes>(y + j, count).values, first_of<lanes>(g + j, count).values, j);
     }
-    return {{total(sums[0]), total(sums[1]), total(sums[2])}, {total(sums[3]), total(sums[4]), total(sums[5])}};
+    const auto dot = [&](int i) { return total(sums[i].all()); };
+    return {{dot(0), dot(1), dot(2)}, {dot(3), dot(4), dot(5)}};
 }
 
 template <typename T>
