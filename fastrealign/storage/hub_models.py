@@ -93,6 +93,9 @@ def asked(online: bool) -> Iterator[None]:
             del os.environ["HF_HUB_OFFLINE"]
         else:
             os.environ["HF_HUB_OFFLINE"] = environment
+        # Before 1.0 a session that was opened offline stays offline, and the thread keeps it.
+        if reset := getattr(optional("huggingface_hub.utils", "embed", "the hub"), "reset_sessions", None):
+            reset()
 
 
 def is_not_here(error: BaseException) -> bool:

@@ -153,6 +153,24 @@ def test_the_hub_is_asked_where_the_user_says_so(monkeypatch, cache, clip_folder
     assert constants.HF_HUB_OFFLINE is False and "HF_HUB_OFFLINE" not in os.environ
 
 
+@pytest.mark.parametrize("old", [True, False], ids=["before 1.0", "since 1.0"])
+def test_a_session_that_was_opened_offline_is_forgotten(monkeypatch, old):
+    from huggingface_hub import constants, utils
+
+    offline = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    if old:
+        monkeypatch.setattr(utils, "reset_sessions", lambda: offline.append(constants.HF_HUB_OFFLINE), raising=False)
+    else:
+        monkeypatch.delattr(utils, "reset_sessions", raising=False)
+    with hub.asked(online=False):
+        assert constants.HF_HUB_OFFLINE and not offline
+    assert offline == [False] * old and not constants.HF_HUB_OFFLINE
+    with hub.asked(online=True):
+        pass
+    assert len(offline) == old
+
+
 @pytest.mark.parametrize("name", ["hf://", "hf:///", "hf://a/b/c", "hf://../x", "hf://a b"])
 def test_names_that_are_none_of_the_hub(name):
     with pytest.raises(InputError, match=r"--model .*: expected hf://ORG/NAME"):
