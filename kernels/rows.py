@@ -216,9 +216,9 @@ def of_row(values, i: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 def row_mask(chosen, exists, D: tl.constexpr, BLOCK: tl.constexpr):
-    if D % BLOCK != 0:
-        chosen = exists & chosen
-    return chosen
+    # Compared, since in the interpreter one flag for all columns becomes integers, which Triton 3.9 takes for no mask.
+    mask = tl.broadcast_to(chosen, [BLOCK]) != 0
+    return mask & exists if D % BLOCK != 0 else mask
 
 
 @triton.jit

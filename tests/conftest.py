@@ -91,7 +91,7 @@ def _no_wait_for_the_disk():
     real = os.fsync
 
     def fsync(fd):
-        mode = os.fstat(fd).st_mode
+        mode = os.fstat(fd if isinstance(fd, int) else fd.fileno()).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             real(fd)  # which fails on what cannot be flushed
 

@@ -55,11 +55,12 @@ struct Row {
     Coefficients k;
 };
 
-// For the dot products of some rows beside the writing of others.
+// Whether registers suffice to take the dot products of some rows while others are written.
 constexpr bool registers_suffice = most_sums >= 8;
 
 // Whether vectors are added to the sums after the next ones are stored: until a vector is computed, rounded and
-// converted back, the operations that add it would hold up those behind them. Not measured with AVX-512.
+// converted back, the operations that add it would hold up those behind them. Measured with AVX2 alone; not done with
+// AVX-512.
 constexpr bool sums_later = !registers_suffice;
 
 // Writes good rows, alpha x + beta b + gamma c, and sums what it stores.
@@ -105,7 +106,14 @@ class Writer {
     template <int N, bool streamed, bool paired = false>
     struct Lines {
         // A vector of a row as it is stored.
-        using Stored = std::conditional_t<paired, decltype(narrow_even_odd(F16{})), decltype(narrow_to<Out>(Vector{}))>;
+        static FR_INLINE auto as_stored(Vector x) {
+            if constexpr (paired) {
+                return narrow_even_odd(x);
+            } else {
+                return narrow_to<Out>(x);
+            }
+        }
+        using Stored = decltype(as_stored(Vector{}));
 
         const Writer& writer;
         const In* x[N];
@@ -139,11 +147,14 @@ class Writer {
             const Vector c = vector(A::c(writer.vectors_), writer.vectors_.c_even_odd);
             FR_UNROLL
             for (int k = 0; k < N; ++k) {
-                if constexpr (paired) {
-                    stored[k] = narrow_even_odd(mapped(alpha[k], beta[k], gamma[k], load_even_odd(x[k] + j), b, c));
-                } else {
-                    stored[k] = narrow_to<Out>(mapped(alpha[k], beta[k], gamma[k], A::load(x[k] + j), b, c));
-                }
+                const auto load = [](const In* at) FR_LAMBDA {
+                    if constexpr (paired) {
+                        return load_even_odd(at);
+                    } else {
+                        return A::load(at);
+                    }
+                };
+                stored[k] = as_stored(mapped(alpha[k], beta[k], gamma[k], load(x[k] + j), b, c));
                 if constexpr (streamed) {
                     stream(out[k] + j, stored[k]);
                 } else {

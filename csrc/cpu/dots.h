@@ -57,7 +57,7 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
         in[k] = batch.rows[i + k];
         rows[k] = batch.values[i + k];
     }
-    const auto step = [&](int64_t j, auto load) FR_LAMBDA {
+    const auto step = [&](int64_t j, auto values_of) FR_LAMBDA {
         FR_UNROLL
         for (int h = 0; h < Sum::parts; ++h) {
             const int64_t at = j + h * part_lanes;
@@ -66,14 +66,13 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
             if constexpr (terms == Terms::bc) c = load_part(vectors.c + at, D8Part{});
             FR_UNROLL
             for (int k = 0; k < R; ++k) {
-                const D8Part x = load(rows[k] + j, h * part_lanes);
+                const D8Part x = load_part(values_of(k) + h * part_lanes, D8Part{});
                 p[k].add(h, x, x);
                 if constexpr (terms != Terms::none) q[k].add(h, x, b);
                 if constexpr (terms == Terms::bc) r[k].add(h, x, c);
             }
         }
     };
-    const auto whole = [](const U* x, int lane) FR_LAMBDA { return load_part(x + lane, D8Part{}); };
     constexpr int64_t line = Batch<T, U>::line;
     const int64_t lines_end = d / line * line;
     if constexpr (unpacks<T, U>) {
@@ -88,14 +87,15 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
         }
         prefetch_rows<R, T, U>(in, rows, 0, i, j, batch.ahead);
         FR_UNROLL
-        for (int64_t at = 0; at < line; at += lanes) step(j + at, whole);
+        for (int64_t at = 0; at < line; at += lanes) step(j + at, [&](int k) FR_LAMBDA { return rows[k] + j + at; });
         beside(j);
     }
-    for (; j + lanes <= d; j += lanes) step(j, whole);
+    for (; j + lanes <= d; j += lanes) step(j, [&](int k) FR_LAMBDA { return rows[k] + j; });
     if (j < d) {
         const int count = static_cast<int>(d - j);
-        step(j, [&](const U* x, int lane)
-                    FR_LAMBDA { return load_part(first_of<lanes>(x, count).values + lane, D8Part{}); });
+        First<lanes, U> ends[R];
+        for (int k = 0; k < R; ++k) ends[k] = first_of<lanes>(rows[k] + j, count);
+        step(j, [&](int k) FR_LAMBDA { return ends[k].values; });
     }
     FR_UNROLL
     for (int k = 0; k < R; ++k) {
@@ -144,7 +144,7 @@ FR_INLINE void narrow_dots_of(Batch<T>& batch, int i, const MapVectors& vectors,
                 const F16Part b = load_part(b32 + at, F16Part{}), c = load_part(c32 + at, F16Part{});
                 FR_UNROLL
                 for (int k = 0; k < R; ++k) {
-                    const F16Part x = load(rows[k] + j, h);
+                    const F16Part x = load(k, h);
                     p[k].add(h, x, x);
                     q[k].add(h, x, b);
                     r[k].add(h, x, c);
@@ -161,13 +161,14 @@ FR_INLINE void narrow_dots_of(Batch<T>& batch, int i, const MapVectors& vectors,
         int64_t j = from;
         for (; j + sixteen <= to; j += sixteen) {
             if (j % Batch<T>::line == 0) batch.template prefetch<R>(0, i, j);
-            step(j, part);
+            step(j, [&](int k, int h) FR_LAMBDA { return part(rows[k] + j, h); });
         }
         if (j < to) {
             const int count = static_cast<int>(to - j);
-            step(j, [&](const T* x, int h) FR_LAMBDA {
-                return load_part(first_of<sixteen>(x, count).values + h * (sixteen / Sum::parts), F16Part{});
-            });
+            First<sixteen, T> ends[R];
+            for (int k = 0; k < R; ++k) ends[k] = first_of<sixteen>(rows[k] + j, count);
+            step(j, [&](int k, int h)
+                        FR_LAMBDA { return load_part(ends[k].values + h * (sixteen / Sum::parts), F16Part{}); });
         }
         FR_UNROLL
         for (int k = 0; k < R; ++k) {

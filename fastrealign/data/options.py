@@ -171,7 +171,7 @@ NO_NOISE = NoiseOptions()
 
 
 def noise_options(noise: float, seed: int) -> NoiseOptions:
-    """NoiseOptions of these, without a check of the defaults: it would be a seventh of the time of mapping one row."""
+    """NoiseOptions of these, without a check of the defaults, which would be felt where single rows are mapped."""
     default = type(noise) is float and type(seed) is int and noise == 0.0 and seed == 0
     return NO_NOISE if default else NoiseOptions(noise, seed)
 

@@ -72,7 +72,8 @@ class TorchGroup(ProcessGroup):
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self._group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        self._device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+        backend = dist.get_backend(group)
+        self._device = "cuda" if "nccl" in backend and "gloo" not in backend else "cpu"
         # A thread of torch's that is the last to hold a message needs the GIL to free it. In torch 2.6, destroy_process_group
         # holds the GIL while it waits for that thread: so the last messages are kept here.
         self._sent: deque[dist.Work] = deque(maxlen=8)

@@ -84,7 +84,10 @@ def asked(online: bool) -> Iterator[None]:
         return
     constants = optional("huggingface_hub.constants", "embed", "the hub")
     before, environment = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    # Before 1.0 a thread keeps its session, which stays online or offline as it was opened.
+    reset = getattr(optional("huggingface_hub.utils", "embed", "the hub"), "reset_sessions", lambda: None)
     constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"] = True, "1"
+    reset()
     try:
         yield
     finally:
@@ -93,9 +96,7 @@ def asked(online: bool) -> Iterator[None]:
             del os.environ["HF_HUB_OFFLINE"]
         else:
             os.environ["HF_HUB_OFFLINE"] = environment
-        # Before 1.0 a session that was opened offline stays offline, and the thread keeps it.
-        if reset := getattr(optional("huggingface_hub.utils", "embed", "the hub"), "reset_sessions", None):
-            reset()
+        reset()
 
 
 def is_not_here(error: BaseException) -> bool:

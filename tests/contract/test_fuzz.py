@@ -14,6 +14,7 @@ import tempfile
 import time
 import warnings
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import corpus
@@ -267,7 +268,9 @@ def whole_file(folder, name):
     try:
         WHOLE[name](folder / name)
     except NotImplementedError:
-        pytest.skip("this release of pyarrow writes no such nulls to Parquet, such as 18")
+        if int(version("pyarrow").partition(".")[0]) > 18:
+            raise
+        pytest.skip("pyarrow 18 writes no such nulls to Parquet")
     return (folder / name).read_bytes()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import gzip
 import importlib
 import json
 import re
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 
 import corpus
@@ -533,7 +533,7 @@ def test_advice_on_files_that_hold_no_numbers_a_row(tmp_path, x):
     np.save(file, x + 0j)
     torch.save(torch.from_numpy(x) + 0j, tmp_path / "a.pt")
     names = ["a.npy", "a.pt"]
-    with contextlib.suppress(KeyError):  # old releases of safetensors write no complex numbers
+    if not version("safetensors").startswith("0.4."):  # which writes no complex numbers
         save_file({"embedding": torch.from_numpy(x) + 0j}, tmp_path / "a.safetensors")
         names.append("a.safetensors")
     for name in names:

@@ -68,8 +68,6 @@ def under_ddp(rank):
 def under_fsdp(rank):
     from torch.distributed.fsdp import fully_shard
 
-    if not hasattr(torch.cpu.Stream, "record_event"):
-        return  # fully_shard of torch 2.6 needs a GPU
     net = model()
     before = net[1].map.clone()
     mesh = dist.device_mesh.init_device_mesh("cpu", (WORLD,))
@@ -137,11 +135,17 @@ def under_fsdp_a_map_that_was_replaced(rank):
         layer(batch())
 
 
+SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")  # since torch 2.7
+
+
 def checks(rank, size, folder):
-    for check in (under_ddp, under_fsdp, under_fsdp_with_narrow_buffers, under_fsdp_a_map_that_was_replaced, online):
+    of_shards = [under_fsdp] if SHARDS_ON_CPU else []
+    for check in (under_ddp, *of_shards, under_fsdp_with_narrow_buffers, under_fsdp_a_map_that_was_replaced, online):
         check(rank)
         dist.barrier()
 
 
 def test_ddp_fsdp_and_online_updates_of_all_ranks(tmp_path):
     run_on_processes(checks, WORLD, tmp_path)
+    if not SHARDS_ON_CPU:
+        pytest.skip("fully_shard of this torch needs a GPU, such as 2.6; the other checks passed")

@@ -385,12 +385,9 @@ def test_files_to_files(tmp_path):
 def test_files_of_further_sizes_have_one_target(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_measure", lambda root, name, size, share, *_: (name, size, share))
     monkeypatch.setattr(files, "_compile", lambda root: None)
-    first, (name, share) = (
-        [(name, 2000, share) for name, share in files.TARGET_SHARE.items()],
-        [*files.TARGET_SHARE.items()][-1],
-    )
-    assert files.run([2000, 1000], 2, 1, str(tmp_path), print) == [*first, (name, 1000, share)]
-    assert name == "target of a tenth"
+    first = [(name, 2000, share) for name, share in files.TARGET_SHARE.items()]
+    further = ("target of a tenth", 1000, files.TARGET_SHARE["target of a tenth"])
+    assert files.run([2000, 1000], 2, 1, str(tmp_path), print) == [*first, further]
 
 
 def test_the_yardstick_moves_every_byte(tmp_path):

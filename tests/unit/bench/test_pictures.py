@@ -81,7 +81,7 @@ def faults(figure):
     """What cannot be read in a figure: small text, text that leaves it, and text over text."""
     from matplotlib.text import Text
 
-    renderer, found, boxes, hidden = figure.canvas.get_renderer(), [], [], undrawn(figure)
+    renderer, found, boxes, hidden = figure.canvas.get_renderer(), [], [], not_drawn(figure)
     for text in figure.findobj(Text):
         if not text.get_text().strip() or not text.get_visible() or id(text) in hidden:
             continue
@@ -116,7 +116,7 @@ def test_faults_of_a_picture_are_found():
     assert sorted(fault.split(" ")[-1] for fault in found) == ["'near'", "'one'", "picture", "points"]
 
 
-def undrawn(figure):
+def not_drawn(figure):
     """Ids of texts that a figure holds and does not draw: ticks outside the limits of their axis, axes that are off."""
     found = set()
     for axes in figure.axes:

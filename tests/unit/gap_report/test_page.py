@@ -224,7 +224,7 @@ def test_one_method_alone(few):
     y, x = few(60, 6)
     reports = [fr.report(y, x, methods=(method,)) for method in ("none", "realign")]
     assert [report.verdict.count(". ") for report in reports] == [1, 1]
-    Page(reports[1].to_html())  # of none alone: the page above
+    Page(reports[1].to_html())  # another test draws the page of none alone
 
 
 def test_in_a_notebook(demo_report, html, monkeypatch):

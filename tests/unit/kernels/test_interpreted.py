@@ -15,8 +15,6 @@ triton = pytest.importorskip("triton")
 pytest.importorskip("torch")
 if not hasattr(triton, "knobs"):
     pytest.skip("this release of Triton does not say that it interprets, such as 3.2", allow_module_level=True)
-if triton.__version__.startswith("3.9."):
-    pytest.skip("the interpreter of Triton 3.9 takes a condition of one row as a number", allow_module_level=True)
 
 CASES = Path(__file__).with_name("interpreted.py")
 
