@@ -74,8 +74,9 @@ class Writer {
 
  public:
     static constexpr int columns = A::columns;
-    // Whether rows are added as integers, for which there has to be room.
-    static constexpr bool integers = sums && has_integer_sums<Out> && columns == sixteen;
+    // Whether rows are added as integers, for which there has to be room, and in which order of columns.
+    static constexpr bool natural_integers = sums && has_integer_sums<Out> && columns == sixteen;
+    static constexpr bool even_odd_integers = sums && has_even_odd_sums && may_pair;
 
     explicit Writer(const ApplyBlock& block)
         : vectors_(block.vectors),
@@ -163,7 +164,7 @@ class Writer {
             }
         }
         FR_INLINE void add(int64_t j, const Stored (&stored)[N]) const {
-            SumsOf<N> sum(writer.sums_, j);
+            SumsOf<N, paired> sum(writer.sums_, j);
             FR_UNROLL
             for (int k = 0; k < N; ++k) sum.add(k, stored[k]);
             sum.put_back();
@@ -171,9 +172,11 @@ class Writer {
     };
 
  private:
-    template <int N>
-    using SumsOf =
-        std::conditional_t<!sums, NoSums, std::conditional_t<integers, IntegerSums<Out, N>, Float64Sums<Out, columns>>>;
+    template <int N, bool paired>
+    using SumsOf = std::conditional_t<
+        !sums, NoSums,
+        std::conditional_t<paired && even_odd_integers, EvenOddSums<N>,
+                           std::conditional_t<natural_integers, IntegerSums<Out, N>, Float64Sums<Out, columns>>>>;
 
     FR_INLINE static Vector mapped(Scalar alpha, Scalar beta, Scalar gamma, Vector x, Vector b, Vector c) {
         return fma(alpha, x, fma(beta, b, mul(gamma, c)));
@@ -192,13 +195,13 @@ class Writer {
         typename Vectors::Stored before[N], now[N];
         for (int64_t j = from; j < to; j += columns) {
             if ((j - from) % Batch<In>::line == 0) prefetch_rows<N>(lines.x, 1, rows->i, j, ahead_);
-            lines.store(j, now);
             if constexpr (sums_later) {
+                lines.store(j, now);
                 if (j > from) lines.add(j - columns, before);
                 FR_UNROLL
                 for (int k = 0; k < N; ++k) before[k] = now[k];
             } else {
-                lines.add(j, now);
+                lines.write(j);
             }
         }
         if constexpr (sums_later) {
@@ -346,7 +349,8 @@ class Applier {
     template <typename W>
     W prepared(int rows) {
         if constexpr (sums) make_room(block_.sums, stored_weight * rows, d_);
-        if constexpr (W::integers) make_room_for_integers(block_.sums, rows, d_);
+        if constexpr (W::natural_integers || W::even_odd_integers) make_room_for_integers(block_.sums, rows, d_);
+        if constexpr (W::even_odd_integers) block_.sums.even_odd = true;
         return W(block_);
     }
 

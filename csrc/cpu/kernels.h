@@ -24,6 +24,12 @@ struct Rows {
     int64_t d;
 };
 
+// The position of a column once the even columns of each whole group of sixteen precede its odd ones.
+static inline int64_t even_odd(int64_t column, int64_t d) {
+    const int64_t in_group = column % sixteen, start = column - in_group;
+    return start + sixteen > d ? column : start + in_group / 2 + in_group % 2 * lanes;
+}
+
 // The map's vectors, padded with zeros (buffer.h): in both precisions, and in float32 with the even columns of each
 // whole group of sixteen before its odd ones.
 struct MapVectors {
@@ -57,18 +63,20 @@ struct BadRows {
 // The exact sums of one thread (exact_sum.h): accumulators, and the totals that take them up. The functions are static
 // for the reason given in row_map.h.
 struct Sums {
-    double* accumulators;  // d, padded; null: no sums
-    int32_t* integers;     // d, padded: of 16-bit results
-    Total* totals;         // d
-    double weight = 0.0;   // of the rows in the accumulators and integers
-    int integer_rows = 0;  // in the integers
+    double* accumulators;   // d, padded; null: no sums
+    int32_t* integers;      // d, padded: of 16-bit results
+    Total* totals;          // d
+    double weight = 0.0;    // of the rows in the accumulators and integers
+    int integer_rows = 0;   // in the integers
+    bool even_odd = false;  // whether the integers are in the order of even_odd()
     __int128 beta = 0, gamma = 0;
 };
 
 static inline void empty_integers(Sums& sums, int64_t d) {
     for (int64_t j = 0; j < d; ++j) {
-        sums.accumulators[j] += sums.integers[j] * integer_step;  // exact
-        sums.integers[j] = 0;
+        int32_t& integer = sums.integers[sums.even_odd ? even_odd(j, d) : j];
+        sums.accumulators[j] += integer * integer_step;  // exact
+        integer = 0;
     }
     sums.integer_rows = 0;
 }

@@ -76,13 +76,6 @@ class PreparedMap {
     }
 
  private:
-    // The position of a column once the even columns of each whole group of sixteen precede its odd ones.
-    static int64_t even_odd(int64_t column, int64_t d) {
-        constexpr int64_t size = 2 * lanes;
-        const int64_t in_group = column % size, start = column - in_group;
-        return start + size > d ? column : start + in_group / 2 + in_group % 2 * lanes;
-    }
-
     int64_t d_;
     Buffer<double> b_, c_;
     Buffer<float> b32_, c32_, b_even_odd_, c_even_odd_;

@@ -255,6 +255,10 @@ inline F8 load_even_odd(const BFloat* x, int part, F8) {
     const __m256i odd = _mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u)));
     return {_mm256_castsi256_ps(part == 0 ? _mm256_slli_epi32(both, 16) : odd)};
 }
+inline F16 widen_even_odd(__m256i x) {
+    const __m256i odd = _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u)));
+    return {{_mm256_castsi256_ps(_mm256_slli_epi32(x, 16))}, {_mm256_castsi256_ps(odd)}};
+}
 inline __m256i narrow_even_odd(F16 x) {
     return _mm256_blend_epi16(_mm256_srli_epi32(rounded_bfloat(x.first), 16), rounded_bfloat(x.last), 0xaa);
 }

@@ -53,7 +53,6 @@ class Float64Sums {
 
 #if defined(__AVX2__)
 
-// With AVX2, bfloat16 as integers is no faster.
 template <typename Out>
 constexpr bool has_integer_sums = std::is_same_v<Out, Half>;
 
@@ -80,6 +79,9 @@ class IntegerSums {
 #if defined(FR_512)
 template <>
 constexpr bool has_integer_sums<BFloat> = true;
+constexpr bool has_even_odd_sums = false;
+template <int N>
+using EvenOddSums = NoSums;
 
 // A bfloat16 below `smallest_integer`, zero included, may be no whole number of steps: its vectors are added in float64
 // instead, those of all N rows.
@@ -110,12 +112,48 @@ class IntegerSums<BFloat, N> {
     F16 smallest_;
     __m256i stored_[N];
 };
+#else
+// The same with AVX2, for vectors that are computed as even and odd columns; the integers are in that order too. Others
+// take too many shuffles to be faster than in float64.
+constexpr bool has_even_odd_sums = true;
+template <int N>
+class EvenOddSums {
+ public:
+    FR_INLINE EvenOddSums(const SumsAddresses& sums, int64_t j)
+        : sums_(sums), j_(j), sum_(load_i16(sums.integers + j)), smallest_(_mm256_set1_epi16(0x7fff)) {}
+    FR_INLINE void add(int k, __m256i stored) {
+        stored_[k] = stored;
+        smallest_ = _mm256_min_epu16(smallest_, _mm256_and_si256(stored, _mm256_set1_epi16(0x7fff)));
+        const F16 steps = mul(splat16(static_cast<float>(1.0 / integer_step)), widen_even_odd(stored));
+        sum_ = FR_ISA::add(sum_, to_i16(steps));
+    }
+    FR_INLINE void put_back() const {
+        const __m256i below = _mm256_cmpgt_epi16(_mm256_set1_epi16(smallest_integer_bits), smallest_);
+        if (__builtin_expect(!_mm256_testz_si256(below, below), false)) {
+            Float64Sums<BFloat, sixteen> wide(sums_, j_);
+            for (int k = 0; k < N; ++k) wide.add(k, stored_[k]);
+            return wide.put_back();
+        }
+        put(sums_.integers + j_, sum_);
+    }
+
+ private:
+    static constexpr int16_t smallest_integer_bits = (127 - 17) << 7;  // of a bfloat16
+    static_assert(smallest_integer == 0x1p-17f);
+    const SumsAddresses& sums_;
+    int64_t j_;
+    I16 sum_;
+    __m256i smallest_, stored_[N];
+};
 #endif
 
 #else
 
 template <typename Out>
 constexpr bool has_integer_sums = false;
+constexpr bool has_even_odd_sums = false;
+template <int N>
+using EvenOddSums = NoSums;
 
 template <typename Out, int N>
 using IntegerSums = Float64Sums<Out, sixteen>;
