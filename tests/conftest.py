@@ -86,7 +86,7 @@ def pytest_report_header():
 def _no_wait_for_the_disk():
     """`os.fsync` of files and folders returns at once: a power cut, for which it waits, is no part of any test.
 
-    Tests of who calls it put their own in its place; commands that run as processes of their own flush as they always do.
+    A test of what is flushed puts its own function in its place. Commands that run as processes of their own do flush.
     """
     real = os.fsync
 
