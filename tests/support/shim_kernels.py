@@ -177,7 +177,7 @@ def build_library(config: pytest.Config) -> ctypes.CDLL | None:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         return None
-    flags = ["-std=gnu++17", "-O1", "-fPIC", "-pthread", "-ffp-contract=off", "-Wno-unknown-pragmas"]
+    flags = ["-std=gnu++17", "-Og", "-fPIC", "-pthread", "-ffp-contract=off", "-Wno-unknown-pragmas"]
     build = partial(_build, compiler, flags)
     return ctypes.CDLL(str(kept(config, "shim", compiler, [*flags, _REPLACED], (CSRC, SHIM), build) / "libkernels.so"))
 

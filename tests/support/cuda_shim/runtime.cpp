@@ -1,6 +1,7 @@
 // Runs blocks one after the other and a block's threads as fibers, which take turns at barriers and warp operations, in
 // one order or the other: where a barrier is missing, a result is wrong in one of them. Then the C functions that the
 // tests call.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <exception>
@@ -38,9 +39,10 @@ constexpr size_t stack_bytes = 256 * 1024;
 constexpr unsigned char poison = 0xff;  // NaN, and a size that no index has
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t begin;  // entered once
+    jmp_buf at;        // where it waits
     std::unique_ptr<char[]> stack{new char[stack_bytes]};
-    bool finished = false;
+    bool begun = false, finished = false;
     bool second_half = false;  // warp operations write two arrays by turns
 };
 struct Warp {
@@ -50,7 +52,7 @@ struct Warp {
     uint64_t passed = 0;  // how often all lanes have met
 };
 
-ucontext_t scheduler;
+jmp_buf scheduler;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 int current = 0;
@@ -60,7 +62,16 @@ uint64_t events = 0;  // counts whatever may let a waiting fiber continue
 const std::function<void()>* body = nullptr;
 std::exception_ptr failure;
 
-void yield() { swapcontext(&fibers[current].context, &scheduler); }
+// Without the signal mask, which swapcontext sets by a call to the kernel each time.
+void yield() {
+    if (_setjmp(fibers[current].at) == 0) _longjmp(scheduler, 1);
+}
+void resume(Fiber& fiber) {
+    if (_setjmp(scheduler) != 0) return;
+    if (fiber.begun) _longjmp(fiber.at, 1);
+    fiber.begun = true;
+    setcontext(&fiber.begin);
+}
 
 void trampoline() {
     try {
@@ -83,7 +94,7 @@ int run_warp(int index) {
             current = index * warp + (backwards ? warp - 1 - k : k);
             if (fibers[current].finished) continue;
             threadIdx.x = static_cast<unsigned>(current);
-            swapcontext(&scheduler, &fibers[current].context);
+            resume(fibers[current]);
             left += !fibers[current].finished;
         }
     }
@@ -93,12 +104,12 @@ int run_warp(int index) {
 void run_block(int threads) {
     for (int i = 0; i < threads; ++i) {
         Fiber& fiber = fibers[i];
-        fiber.finished = false;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = stack_bytes;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, trampoline, 0);
+        fiber.begun = fiber.finished = false;
+        getcontext(&fiber.begin);
+        fiber.begin.uc_stack.ss_sp = fiber.stack.get();
+        fiber.begin.uc_stack.ss_size = stack_bytes;
+        fiber.begin.uc_link = nullptr;
+        makecontext(&fiber.begin, trampoline, 0);
     }
     // Each warp goes as far as it can before the next has its turn: the furthest apart that barriers allow.
     const int warp_count = threads / warp;
@@ -164,10 +175,10 @@ void run(const cudaLaunchConfig_t& config, const std::function<void()>& thread) 
         arrived = 0;
         memset(fr_shared, poison, shared_bytes);
         run_block(threads);
-        for (size_t i = config.dynamicSmemBytes; i < shared_bytes && !failure; ++i) {
-            if (fr_shared[i] != poison) {
-                failure = std::make_exception_ptr(std::logic_error("a write beyond the block's shared memory"));
-            }
+        const unsigned char* rest = fr_shared + config.dynamicSmemBytes;
+        const size_t size = shared_bytes - config.dynamicSmemBytes;
+        if (!failure && (*rest != poison || memcmp(rest, rest + 1, size - 1) != 0)) {  // all are as the first
+            failure = std::make_exception_ptr(std::logic_error("a write beyond the block's shared memory"));
         }
     }
     if (failure) std::rethrow_exception(failure);
