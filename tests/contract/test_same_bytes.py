@@ -108,9 +108,15 @@ def without_marks(tree):
     return tree
 
 
+# Not .pt, which is mapped into memory.
 @pytest.mark.parametrize(
-    "suffix", [suffix for suffix in corpus.FORMATS if suffix != ".pt"]
-)  # which is mapped into memory
+    "suffix",
+    [
+        pytest.param(suffix, marks=pytest.mark.slow) if suffix in (".arrow", ".pkl") else suffix
+        for suffix in corpus.FORMATS
+        if suffix != ".pt"
+    ],
+)
 def test_sources_at_urls_give_the_bytes_of_local_ones(tmp_path, server, suffix):
     if suffix in (".parquet", ".arrow"):
         pytest.importorskip("pyarrow")

@@ -189,7 +189,7 @@ def test_shards_that_cannot_be_read_are_left_out(cluster, folders, tmp_path, mon
     assert report.shards == 5 and "part_2.npy" in report.left_out[0]
 
 
-@pytest.mark.parametrize(("name", "noise"), [("c3", 0.0), ("bca", 1.0)])
+@pytest.mark.parametrize(("name", "noise"), [("c3", 0.0), pytest.param("bca", 1.0, marks=pytest.mark.slow)])
 def test_compared_methods_and_noise(cluster, folders, tmp_path, name, noise):
     """Rows have their numbers over all shards, whichever actor writes them."""
     text, image = folders

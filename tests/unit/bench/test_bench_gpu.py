@@ -161,6 +161,7 @@ def test_no_ncu_is_one_line(monkeypatch, capsys):
 
 
 # That it reads all whole blocks: tests/unit/kernels/interpreted.py.
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_the_plain_kernel_reads_16_bytes_a_load():
     triton = pytest.importorskip("triton")
     if not hasattr(triton, "knobs"):

@@ -55,7 +55,7 @@ def test_a_world_of_another_family_shares_encoder_and_language_model(world, tmp_
         recipes.Recipe("realign", "text"),
         pytest.param(recipes.Recipe("c3", "image", captions=0.5), marks=pytest.mark.slow),
         pytest.param(recipes.Recipe("none", None), marks=pytest.mark.slow),
-        recipes.Recipe(recipes.PAIRED, "image", conversations=0.5),
+        pytest.param(recipes.Recipe(recipes.PAIRED, "image", conversations=0.5), marks=pytest.mark.slow),
     ],
 )
 def test_a_recipe_from_captions_to_scores(world, tmp_path, monkeypatch, recipe):
