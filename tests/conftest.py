@@ -124,7 +124,10 @@ def isa(request):
 
 @pytest.fixture
 def no_garbage_collection():
-    """CPython 3.11 raises SystemError in ast.parse, which Triton calls, where a finalizer meanwhile formats a traceback."""
+    """Garbage is collected after the test, not during it.
+
+    In CPython 3.11 `ast.parse`, which Triton calls, raises SystemError where a finalizer formats a traceback meanwhile.
+    """
     gc.disable()
     yield
     gc.enable()

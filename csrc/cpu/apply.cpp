@@ -74,7 +74,7 @@ class Writer {
 
  public:
     static constexpr int columns = A::columns;
-    // Whether rows are added as integers, for which there has to be room, and in which order of columns.
+    // Whether rows are added as integers (make_room_for_integers), and whether in the order of even_odd().
     static constexpr bool natural_integers = sums && has_integer_sums<Out> && columns == sixteen;
     static constexpr bool even_odd_integers = sums && has_even_odd_sums && may_pair;
 

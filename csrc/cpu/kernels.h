@@ -68,16 +68,19 @@ struct Sums {
     Total* totals;          // d
     double weight = 0.0;    // of the rows in the accumulators and integers
     int integer_rows = 0;   // in the integers
-    bool even_odd = false;  // whether the integers are in the order of even_odd()
+    bool even_odd = false;  // whether the integers are in the order of even_odd(), those of all rows
     __int128 beta = 0, gamma = 0;
 };
 
 static inline void empty_integers(Sums& sums, int64_t d) {
-    for (int64_t j = 0; j < d; ++j) {
-        int32_t& integer = sums.integers[sums.even_odd ? even_odd(j, d) : j];
-        sums.accumulators[j] += integer * integer_step;  // exact
-        integer = 0;
-    }
+    const auto empty = [&](auto place) {
+        for (int64_t j = 0; j < d; ++j) {
+            int32_t& integer = sums.integers[place(j)];
+            sums.accumulators[j] += integer * integer_step;  // exact
+            integer = 0;
+        }
+    };
+    sums.even_odd ? empty([&](int64_t j) { return even_odd(j, d); }) : empty([](int64_t j) { return j; });
     sums.integer_rows = 0;
 }
 

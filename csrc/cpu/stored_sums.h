@@ -113,8 +113,9 @@ class IntegerSums<BFloat, N> {
     __m256i stored_[N];
 };
 #else
-// The same with AVX2, for vectors that are computed as even and odd columns; the integers are in that order too. Others
-// take too many shuffles to be faster than in float64.
+// bfloat16 with AVX2: vectors that are computed as even and odd columns, and integers in that order. Other vectors take
+// too many shuffles to be faster than in float64. A vector with an entry below `smallest_integer`, zero included, is
+// added in float64 here too. Without the sign, bit patterns are in the order of magnitudes.
 constexpr bool has_even_odd_sums = true;
 template <int N>
 class EvenOddSums {

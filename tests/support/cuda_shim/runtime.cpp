@@ -177,7 +177,8 @@ void run(const cudaLaunchConfig_t& config, const std::function<void()>& thread) 
         run_block(threads);
         const unsigned char* rest = fr_shared + config.dynamicSmemBytes;
         const size_t size = shared_bytes - config.dynamicSmemBytes;
-        if (!failure && (*rest != poison || memcmp(rest, rest + 1, size - 1) != 0)) {  // all are as the first
+        // Each byte equals the next, so all equal the first.
+        if (!failure && size > 0 && (*rest != poison || memcmp(rest, rest + 1, size - 1) != 0)) {
             failure = std::make_exception_ptr(std::logic_error("a write beyond the block's shared memory"));
         }
     }

@@ -33,8 +33,8 @@ encoders, everything, exact_sums, long_captions, domains, orderings, synthetic, 
     )
 )
 REPRODUCTIONS = listing.reproductions()
-# sample_size has tests of its own (test_bench_runs.py).
 SLOW = ("head_questions", "mixing", "spectra")
+# sample_size has tests of its own (test_bench_runs.py).
 QUICK = [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
     for name in REPRODUCTIONS

@@ -23,6 +23,7 @@ if not hasattr(triton, "knobs"):
 
 from fastrealign.kernels import launch, reduce, sums  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("no_garbage_collection")
 gpu_budget, triton_code = map(benchmarks.module, ("gpu_budget", "triton_code"))
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -30,9 +31,6 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-
-
-pytestmark = pytest.mark.usefixtures("no_garbage_collection")
 
 
 def compiled(name: str, dtype: str, out: str, d: int, target: str):
@@ -99,7 +97,7 @@ def test_no_loop_takes_more_than_before(name, dtype):
     assert gpu_budget.grown({gpu_budget.key("triton", "sm_90", name, dtype, 768): counts}, committed) == []
 
 
-# Of those, which take most registers; the others at night.
+# The cases that take most registers; the others are slow.
 FOR_AMD = (("apply with sums", "bf16", "fp16"), ("reduce b and c", "fp32", "fp32"), ("vjp", "fp32", "fp32"))
 
 
