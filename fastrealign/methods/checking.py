@@ -22,7 +22,7 @@ from fastrealign.methods.alignment_argument import alignment_for
 from fastrealign.methods.certified import Looks
 from fastrealign.methods.fit_options import check_sampling, check_tol
 from fastrealign.methods.loading import explained_if_swapped
-from fastrealign.methods.misfit import TOLERATED, open_new
+from fastrealign.methods.misfit import TOLERATED, advice_at_target, lie_at_target, open_new
 from fastrealign.methods.statistics import SideStatistics, check_differ, check_projected, read_side
 
 
@@ -69,8 +69,8 @@ class Check:
     ----------
     holds : bool
         Whether the gap that the alignment leaves on the new rows is at most `tol`.
-    gap_before : float
-        |mean of the new unit rows - mean of the target|.
+    gap_before, gap_fitted : float
+        |mean of the new unit rows - mean of the target|, and that gap where the alignment was fitted.
     gap_left, bound : float
         |mean of the new rows, aligned - mean of the target|, certain to +- bound.
     tol, confidence : float
@@ -81,6 +81,7 @@ class Check:
 
     holds: bool
     gap_before: float
+    gap_fitted: float
     gap_left: float
     bound: float
     tol: float
@@ -88,21 +89,27 @@ class Check:
     source: Change
     target: Change | None
 
+    @property
+    def at_target(self) -> bool:
+        """Whether the new rows lie at the target before any map, as images and aligned rows do."""
+        return lie_at_target(self.gap_before, self.gap_fitted)
+
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "check", **asdict(self)}
+        return {"kind": "check", **asdict(self), "at_target": self.at_target}
 
     def __str__(self) -> str:
         return self.summary("fastrealign.update(alignment, source, target, decay=0.5), or fit again")
 
     def summary(self, refit: str) -> str:
-        """What was found, as text. refit: what to do next if it does not hold."""
+        """What was found, as text. refit: what to do next if it does not hold for rows of the source."""
+        following = advice_at_target(self.gap_before, self.gap_fitted) if self.at_target else refit
         verdict = "holds" if self.holds else "does not hold"
         lines = listing(
             ("gap before", f"{self.gap_before:.4g}"),
             ("source", str(self.source)),
             ("target", None if self.target is None else str(self.target)),
             ("confidence", f"{self.confidence:.0%}"),
-            ("next", None if self.holds else refit),
+            ("next", None if self.holds else following),
             width=15,
         )
         head = (
@@ -210,6 +217,7 @@ def _look(
     found = Check(
         holds=gap_left <= tol,
         gap_before=float(np.linalg.norm(units[0].mean - mean_target)),
+        gap_fitted=alignment.gap_before,
         gap_left=gap_left,
         bound=looks.bound(looks.error(spreads)),
         tol=tol,

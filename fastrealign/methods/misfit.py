@@ -23,8 +23,12 @@ TOLERATED = 0.1
 # And so many standard errors of the mean. They assume independent rows: in groups of sixteen similar rows (captions of one
 # image, rows of one page), four of them are one true standard error.
 _STANDARD_ERRORS = 4.0
+# Rows that lie at the target: the gap before any map is at most this share of the original gap. They are then nearer to the
+# mean of the target than to that of the source.
+_AT_TARGET = 0.5
 # Rows at the start of a training that are checked.
 _FIRST = 512
+_WANTED = "rows of its source (text), not aligned yet"
 
 
 def warn_of_misfit(method: Method, gap_left: float, rows: int, which: str) -> None:
@@ -36,8 +40,21 @@ def warn_of_misfit(method: Method, gap_left: float, rows: int, which: str) -> No
         return
     fitted = "" if math.isnan(method.gap_left) else f"{method.gap_left:.2g} where it was fitted, "
     warn(
-        f"{which}: the alignment leaves a gap of {gap_left:.3g} here ({fitted}{method.gap_before:.3g} before): are these rows "
-        "of its source, not aligned yet? `fastrealign check ALIGNMENT SOURCE` checks whether it holds for them"
+        f"{which}: the alignment leaves a gap of {gap_left:.3g} here ({fitted}{method.gap_before:.3g} before): are these "
+        f"{_WANTED}? `fastrealign check ALIGNMENT SOURCE` checks whether it holds for them"
+    )
+
+
+def lie_at_target(gap_before: float, gap_fitted: float) -> bool:
+    """Whether rows with this gap before any map lie at the target, for an alignment that was fitted to close `gap_fitted`."""
+    return gap_before <= _AT_TARGET * gap_fitted
+
+
+def advice_at_target(gap_before: float, gap_fitted: float) -> str:
+    """What rows that lie at the target are, and what to do: one wording for every command that meets them."""
+    return (
+        f"these rows lie at the target already (a gap of {gap_before:.3g}, {gap_fitted:.3g} at the fit): they look like images "
+        f"or aligned rows; give {_WANTED}. If they are, their encoder has changed: fit again"
     )
 
 
@@ -49,6 +66,13 @@ def _explained(alignment: Alignment, rows: int) -> float:
         variance += (alignment.sampling.error or 0.0) ** 2
     left = 0.0 if math.isnan(alignment.gap_left) else alignment.gap_left
     return left + TOLERATED * alignment.gap_before + _STANDARD_ERRORS * math.sqrt(variance)
+
+
+def warn_if_at_target(alignment: Alignment, mean: np.ndarray, mean_target: np.ndarray, which: str) -> None:
+    """A FitWarning where rows that an alignment is updated with lie at the target; mean: that of the unit rows."""
+    gap_before = float(np.linalg.norm(mean - mean_target))
+    if lie_at_target(gap_before, alignment.gap_before):
+        warn(f"{which}: {advice_at_target(gap_before, alignment.gap_before)}")
 
 
 class FirstRows:

@@ -14,7 +14,7 @@ import fastrealign as fr
 from fastrealign.cli import check
 from fastrealign.cli.main import main
 from fastrealign.core import reference
-from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.errors import BadRowsError, FitWarning, InputError
 from fastrealign.data import cluster_sampling
 
 D = 24
@@ -284,6 +284,24 @@ def test_what_check_of_a_role_advises():
         (["a.npy", "b.npy"], "in one folder or as a quoted glob"),
     ):
         assert words in check._next(argparse.Namespace(role="text", source=source))
+
+
+def test_rows_at_the_target_are_named_and_no_update_is_advised(saved, capsys):
+    """Images, and rows that are aligned already: an update with them would spoil the alignment."""
+    fitted = fr.load(saved / "a.safetensors")
+    np.save(saved / "aligned.npy", fitted(np.load(saved / "same.npy")))
+    for file in ("images.npy", "aligned.npy"):
+        words = [str(saved / "a.safetensors"), str(saved / file)]
+        assert main(["check", *words]) == 3
+        said = capsys.readouterr().out
+        advice = "look like images or aligned rows; give rows of its source (text), not aligned yet"
+        assert advice in said and "--decay" not in said and "centroid moved by" in said
+        found = fr.check(*words)
+        assert found.at_target and advice in str(found) and "fr.update" not in str(found)
+        with pytest.warns(FitWarning, match="look like images or aligned rows"):
+            fr.update(*words)
+    assert main(["check", str(saved / "a.safetensors"), str(saved / "images.npy"), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["at_target"] is True
 
 
 def test_fit_from_on_the_command_line(saved, capsys):
