@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastrealign.core.formatting import listed, percent
 from fastrealign.gap_report.copies import SAME_SIDES
@@ -74,7 +74,7 @@ def uses(report: Measured) -> list[Use]:
 def by_chance(*of: Outcome) -> str:
     """What "no method is better" needs to be true: " by more than chance" where the value of one is far higher.
 
-    Beyond the limit of an outcome a higher value is no gain, so there it is not a matter of chance.
+    At the limit of an outcome no other value is a gain, so there it is not a matter of chance.
     """
     rises = [one.methods[name].change for one in of if not one.full for name in one.methods if one.better(name) is None]
     return " by more than chance" if max(rises, default=0.0) >= FAR else ""
@@ -99,7 +99,7 @@ def _deciding(of: list[Outcome]) -> Outcome | None:
     for one in of:
         best = tuple(method for method in one.best if all(other.better(method) is not False for other in of))
         if best:
-            return Outcome(one.name, one.n, one.methods, best)
+            return replace(one, best=best)
     return None
 
 
@@ -107,7 +107,8 @@ def _reason(report: Measured, use: Use, method: str) -> str:
     of = _deciding([report.outcomes[name] for name in use.outcomes])
     assert of is not None
     before, after = (percent(of.methods[name].value) for name in ("none", method))
-    return f"{OUTCOMES[of.name]} rises from {before} to {after}"
+    full = "" if of.limit is None else f" ({percent(of.limit)} is fully mixed)"
+    return f"{OUTCOMES[of.name]} rises from {before} to {after}{full}"
 
 
 def _cost(report: Measured, method: str) -> str:
@@ -137,7 +138,7 @@ def _kinder(report: Measured, of: list[Use], method: str) -> str:
         return ""
     decided = _deciding([report.outcomes[one] for one in of[0].outcomes])
     assert decided is not None
-    name = max(helps, key=lambda one: decided.methods[one].value)
+    name = max(helps, key=lambda one: decided.methods[one].change)
     reached = percent(decided.methods[name].value)
     return f", where {name_of(name)} reaches {reached} and costs {percent(1 - kept[name].value)}"
 

@@ -45,7 +45,8 @@ class Compared:
     value, margin : float
         The interval is value ± margin, for other rows like these.
     change, change_margin : float
-        value less that of "none". The intervals of all changes of a report together hold with 95 % confidence. 0 for "none".
+        value less that of "none"; where the outcome has a limit, how much nearer to it than "none", below 0 if farther.
+        The intervals of all changes of a report together hold with 95 % confidence. 0 for "none".
     """
 
     value: float
@@ -72,7 +73,7 @@ class Outcome:
     lower : bool
         Whether lower is better.
     limit : float or None
-        A value that is best; where "none" has it, nothing is better.
+        The best value, where higher and lower ones are worse; where "none" reaches it, nothing is better.
     """
 
     name: str
@@ -87,6 +88,11 @@ class Outcome:
         """Whether doing nothing reaches the limit, so that there is nothing to gain."""
         none = self.methods["none"]
         return self.limit is not None and none.value + none.margin >= self.limit
+
+    def beyond(self, method: str) -> bool:
+        """Whether the value of the method is above the limit by more than chance."""
+        of = self.methods[method]
+        return self.limit is not None and of.value - of.margin > self.limit
 
     def better(self, method: str) -> bool | None:
         """True: better than doing nothing; False: worse; None: neither better nor worse, as far as these rows show."""
@@ -153,25 +159,28 @@ class Classes:
 
 
 def outcome(name: str, scores: dict[str, Scores], tests: int, *, limit: float | None = None) -> Outcome:
-    """The outcome of these scores by method, "none" among them; higher is better.
+    """The outcome of these scores by method, "none" among them; higher is better, up to the limit.
 
     tests   how many differences the report states
-    limit   the value of sides that do not differ: where "none" reaches it, no method is better
+    limit   the value of sides that do not differ: the nearer to it, the better; where "none" reaches it, no method is better
     """
+    values = {method: _mean(of, 1, 1.0)[0] for method, of in scores.items()}
+    if limit is not None:
+        scores = {method: _reflected(of, limit) if values[method] > limit else of for method, of in scores.items()}
     none, wider = scores["none"], WIDER.get(name, 1.0)
     n = sum(len(group) for _, group in none)
     found = {}
     for method, of in scores.items():
-        value, margin = _mean(of, 1, wider)
+        _, margin = _mean(of, 1, wider)
         if margin == 0.0 and not (name == KEPT and method == "none"):
             margin = min(3.0 / n, 1.0)  # all rows alike: the rule of three
         apart = [(weight, a - b) for (weight, a), (_, b) in zip(of, none, strict=True)]
         change, of_change = (0.0, 0.0) if method == "none" else _mean(apart, tests, wider)
         if change and not of_change:  # every row changes alike: the rule of three, for as many tests
             of_change = min(-log((1 - CONFIDENCE) / tests) / n, 1.0)
-        found[method] = Compared(value, min(margin, 1.0), change, of_change)
+        found[method] = Compared(values[method], min(margin, 1.0), change, of_change)
     result = Outcome(name, n, found, limit=limit)
-    better = {method: of.value for method, of in found.items() if result.better(method)}
+    better = {method: of.change for method, of in found.items() if result.better(method)}
     if not better:
         return result
     first = scores[max(better, key=better.__getitem__)]
@@ -181,8 +190,10 @@ def outcome(name: str, scores: dict[str, Scores], tests: int, *, limit: float | 
         )
         for method in better
     }
-    # Beyond the limit there is nothing to gain.
-    full = [method for method in better if limit is not None and found[method].value + found[method].margin >= limit]
+    # At the limit there is nothing to gain.
+    full = [
+        method for method in better if limit is not None and abs(found[method].value - limit) <= found[method].margin
+    ]
     best = tuple(method for method, (less, margin) in behind.items() if less <= margin or method in full)
     return replace(result, best=best)
 
@@ -235,6 +246,11 @@ def _mean(groups: Scores, tests: int, wider: float) -> tuple[float, float]:
         return value, 1.0
     error = np.sqrt(wider * sum(weight**2 * float(group.var(ddof=1)) / len(group) for weight, group in groups))
     return value, quantile(tests, min(len(group) for _, group in groups) - 1) * float(error)
+
+
+def _reflected(groups: Scores, limit: float) -> Scores:
+    """Scores with a mean above the limit, as others with one as far below it: the higher, the nearer to the limit."""
+    return [(weight, 2.0 * limit - group) for weight, group in groups]
 
 
 def _square(of: Covariance) -> float:

@@ -162,7 +162,13 @@ def _outcome(of: Outcome) -> dict[str, Any]:
         }
         for name, figure in of.methods.items()
     }
-    return {"n": of.n, "lower_is_better": of.lower, "best": list(of.best), "methods": methods}
+    return {
+        "n": of.n,
+        "lower_is_better": of.lower,
+        "nearest_is_best": of.limit,
+        "best": list(of.best),
+        "methods": methods,
+    }
 
 
 def _spectrum(of: Spectrum) -> dict[str, Any]:

@@ -110,13 +110,16 @@ def _effects(of: Outcome, text: str) -> str:
     if len(of.methods) == 1:
         return f"{text}."
     changed: dict[bool, list[str]] = {True: [], False: []}
-    for name in sorted(of.methods, key=lambda name: -of.methods[name].value):
+    for name in sorted(of.methods, key=lambda name: -of.methods[name].change):
         if (better := of.better(name)) is not None:
-            changed[better].append(f"{name_of(name)} ({percent(of.methods[name].value)})")
-    none = f"no method {'mixes them better' if of.name == MIXING else 'raises that'}{by_chance(of)}"
-    higher = f"more with {listed(changed[True])}" if changed[True] else none
-    lower = f"; less with {listed(changed[False])}" if changed[False] else ""
-    return f"{text}; {higher}{lower}."
+            beyond = ", beyond fully mixed" if of.beyond(name) else ""
+            changed[better].append(f"{name_of(name)} ({percent(of.methods[name].value)}{beyond})")
+    mixing = of.name == MIXING
+    none = f"no method {'mixes them better' if mixing else 'raises that'}{by_chance(of)}"
+    more, less = ("better mixed", "worse") if mixing else ("more", "less")
+    rise = f"{more} with {listed(changed[True])}" if changed[True] else none
+    fall = f"; {less} with {listed(changed[False])}" if changed[False] else ""
+    return f"{text}; {rise}{fall}."
 
 
 def plane_title(report: Measured) -> str:
@@ -127,7 +130,7 @@ def plane_title(report: Measured) -> str:
         return before
     if not of.best:
         return f"{before}; no method mixes the sides better"
-    best = max(of.best, key=lambda name: of.methods[name].value)
+    best = max(of.best, key=lambda name: of.methods[name].change)
     return f"{before}, {percent(of.methods[best].value)} with {name_of(best)}"
 
 

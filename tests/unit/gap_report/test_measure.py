@@ -148,7 +148,7 @@ def test_json_survives_a_round_trip(demo_report):
     # The means of the demo's sides are too short for the expansion.
     drift = value["drift"]
     assert drift["ratio"] > 1 and (drift["predicted"], drift["cosine"]) == (None, None) and drift["measured"] > 0
-    assert any("no prediction, because tr Σ/|μ|²" in note for note in value["notes"])
+    assert not any("drift" in note for note in value["notes"])
 
 
 def test_the_drift_of_long_means_is_predicted(few):
@@ -157,7 +157,7 @@ def test_the_drift_of_long_means_is_predicted(few):
     drift = report.to_json()["drift"]
     assert drift["ratio"] < 0.5 and 0.9 < drift["cosine"] <= 1
     assert drift["predicted"] == pytest.approx(drift["measured"], rel=0.5)
-    assert 'id="drift"' in report.to_html() and not any("phantom drift" in note for note in report.notes)
+    assert 'id="drift"' in report.to_html()
 
 
 def test_files_tensors_and_chunks_give_what_arrays_give(tmp_path, sides):

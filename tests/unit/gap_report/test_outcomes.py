@@ -35,12 +35,27 @@ def test_best_is_what_is_not_behind_the_best(rng):
     assert of.better("c") and set(of.best) == {"a", "b"}
 
 
-def test_beyond_the_limit_nothing_is_gained():
-    none, more, most = np.full(100, 0.2), np.full(100, 0.5), np.full(100, 0.6)
-    scores = {"none": [(1.0, none)], "a": [(1.0, more)], "b": [(1.0, most)]}
-    assert set(outcome("mixing", scores, 2, limit=0.5).best) == {"a", "b"}
-    scores["none"] = [(1.0, np.full(100, 0.5))]
-    assert outcome("mixing", scores, 2, limit=0.5).better("b") is None
+def test_the_nearest_to_the_limit_is_best(rng):
+    """Half the neighbours on the other side is fully mixed: 0.9 overshoots it by as much as 0.1 falls short."""
+    none = np.full(400, 0.1)
+    around = {"short": 0.4, "at": 0.5, "far": 0.7, "over": 0.95}
+    scores = {name: [(1.0, at + 0.05 * rng.standard_normal(400))] for name, at in around.items()}
+    of = outcome("mixing", {"none": [(1.0, none)], **scores}, 4, limit=0.5)
+    assert of.best == ("at",) and [of.better(name) for name in around] == [True, True, True, False]
+    assert [of.beyond(name) for name in around] == [False, False, True, True]
+    value = scores["far"][0][1].mean()
+    assert of.methods["far"].value == pytest.approx(value) and of.methods["far"].change == pytest.approx(0.9 - value)
+    # Two that cannot be told from the limit are both best, whichever is above.
+    both = {"none": [(1.0, none)], "a": scores["at"], "b": [(1.0, 1.0 - scores["at"][0][1])]}
+    assert set(outcome("mixing", both, 2, limit=0.5).best) == {"a", "b"}
+
+
+def test_at_the_limit_nothing_is_gained():
+    none, more = np.full(100, 0.5), np.full(100, 0.6)
+    of = outcome("mixing", {"none": [(1.0, none)], "a": [(1.0, none)], "b": [(1.0, more)]}, 2, limit=0.5)
+    assert of.full and of.best == () and of.better("a") is None and of.better("b") is False
+    above = outcome("mixing", {"none": [(1.0, more)], "a": [(1.0, none)], "b": [(1.0, more + 0.1)]}, 2, limit=0.5)
+    assert above.full and above.best == () and above.better("a") is None and above.better("b") is False
 
 
 def test_all_alike_has_the_rule_of_three():

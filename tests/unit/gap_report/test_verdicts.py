@@ -14,6 +14,7 @@ import report_worlds as worlds
 
 import fastrealign as fr
 from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.formatting import percent
 from fastrealign.gap_report import measure, verdict
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import Compared, Outcome
@@ -115,11 +116,14 @@ def test_no_gap_to_speak_of_and_other_spectra(reports):
     assert report.advice.startswith("Use BCA") and not REALIGN & named(report.advice, report)
 
 
-def test_more_than_fully_mixed_is_no_rise_by_chance(reports):
+def test_more_than_fully_mixed_is_no_gain(reports):
     report = reports(worlds.unequal_sides)
     mixing = report.outcomes["mixing"]
-    c3 = mixing.methods["c3"]
-    assert mixing.full and c3.change > max(0.05, c3.change_margin) and mixing.better("c3") is None
+    assert mixing.full and mixing.beyond("c3") and mixing.better("c3") is False and "c3" not in mixing.best
+    assert (
+        f"C3 ({percent(mixing.methods['c3'].value)}, beyond fully mixed)"
+        in report.verdict.partition("; worse with ")[2]
+    )
     assert "no method mixes them better" in report.verdict
     for text in (report.verdict, report.advice, headline(report)):
         assert "no method" in text and "by more than chance" not in text
@@ -279,7 +283,7 @@ def test_what_holds_of_every_report(reports, world):
 def test_a_single_method_is_still_compared_with_doing_nothing():
     world = worlds.clip_like()
     report = fr.report(world.source, world.target, methods=("realign",))
-    assert list(report.methods) == ["none", "realign"] and "more with ReAlign" in report.verdict
+    assert list(report.methods) == ["none", "realign"] and "better mixed with ReAlign" in report.verdict
     alone = fr.report(world.source, world.target, methods=("none",))
     assert "no method was asked to close the gap" in alone.advice and "no method" not in alone.verdict
 
@@ -322,7 +326,7 @@ def test_rows_in_a_narrow_cone_or_of_few_columns_are_not_the_same(rng):
     )
     assert report.advice.startswith("Use ReAlign for search")
     circle = fr.report(*rng.normal(size=(2, 3000, 2)), methods=("realign",))
-    assert circle.same == 0.0 and headline(circle).startswith("No gap")
+    assert circle.same == 0.0 and not headline(circle).startswith("Both sides")
     assert not any("a copy among" in note for note in circle.notes)
 
 
