@@ -10,6 +10,7 @@ from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
 from fastrealign.cli.progress import progress_of
 from fastrealign.core.choices import SIDES, TARGETS
+from fastrealign.data.options import BAD_ROWS
 
 _MORE = """\
 Pickles may hold one array or a list of arrays, a list of {"id": ..., "embed":
@@ -37,12 +38,17 @@ def add(command: Command) -> None:
         "side of a clip-retrieval folder to read; with npy, write such a folder: text_emb/ or img_emb/, and metadata/"
     )
     parser.add_argument("--side", type=small, choices=sorted(SIDES), help=text)
+    text = (
+        "rows with NaN, Inf or only zeros: keep writes them as they are, skip leaves them out with their columns and lists "
+        "them, error stops and names the first (default: keep)"
+    )
+    parser.add_argument("--bad-rows", type=small, choices=BAD_ROWS, default="keep", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_fsync(parser)
     add_output_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    options = chosen(args, "to", "dtype", "column", "side", "overwrite", "fsync")
+    options = chosen(args, "to", "dtype", "column", "side", "bad_rows", "overwrite", "fsync")
     done = fr.convert(paths(args.source), args.out, progress=progress_of(args), **options)
     show(args, done.to_json(), str(done))

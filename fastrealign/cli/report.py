@@ -16,6 +16,7 @@ from fastrealign.cli.arguments import (
     paths,
     positive,
     seed,
+    small,
 )
 from fastrealign.cli.console import show
 from fastrealign.cli.lazy import figures, protected_inputs, result
@@ -75,6 +76,11 @@ def add(command: Command) -> None:
     text = f"sample this many rows of a side that has more (default: {ROWS})"
     parser.add_argument("--rows", type=positive, metavar="N", help=text)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of samples and noise (default: 0)")
+    text = (
+        "rows with NaN, Inf or only zeros: error stops and names the first, skip leaves them out, and of sides with as many "
+        "rows the row of the same number on the other side (default: error)"
+    )
+    parser.add_argument("--bad-rows", type=small, choices=("error", "skip"), default="error", help=text)
     add_columns(parser)
     add_search_options(parser)
     parser.add_argument("--png", metavar="FOLDER", help="also write each figure as a PNG")
@@ -121,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
         methods=methods,
         domains=domains,
         rows=args.rows or ROWS,
-        **chosen(args, "seed", "column", "target_column"),
+        **chosen(args, "seed", "bad_rows", "column", "target_column"),
         progress=progress_of(args),
     )
     files = [str(path) for path in found.save(out, png=args.png)]

@@ -15,7 +15,14 @@ from fastrealign.core.text import meant, shown
 
 # Options of one kind of report, by the name of their values, and what they are without being given.
 SEARCH_ONLY: Mapping[str, object] = {"queries": None, "qrels": None, "roles": None, "ids": [], "sample": None}
-GAP_ONLY: Mapping[str, object] = {"labels": None, "by_length": None, "domain": [], "png": None, "rows": None}
+GAP_ONLY: Mapping[str, object] = {
+    "labels": None,
+    "by_length": None,
+    "domain": [],
+    "png": None,
+    "rows": None,
+    "bad_rows": "error",
+}
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.libraries import torch
 from fastrealign.core.optional import Lazy
 from fastrealign.core.row_argument import Rows
-from fastrealign.core.row_map import RowMap
+from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import on_device
 
@@ -124,3 +124,10 @@ def apply(
         return device_ops.apply_rows(x, row_map, out, into=into, flags=flags, backend=backend)
     rows = as_rows(x)
     return cpu.apply(rows, row_map, out, into=into, flags=flags, threads=threads, isa=isa, backend=backend)
+
+
+def row_states(rows: np.ndarray) -> np.ndarray:
+    """The state of each row (core/bad_rows.py): uint8 (n,)."""
+    states = np.empty(len(rows), np.uint8)
+    reduce(rows, UNIT, ExactSum(rows.shape[1]), flags=states)
+    return states

@@ -10,17 +10,18 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from fastrealign.core import checks, ops
-from fastrealign.core.bad_rows import Counts
+from fastrealign.core.bad_rows import GOOD, REASONS, Counts
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.progress import Progress
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import on_device
+from fastrealign.core.wording import either
 from fastrealign.data.row_source import PIECE_BYTES, Piece, RowsLike, RowSource
 from fastrealign.data.sources import open_rows
 
 # Rows of a block: enough for products of matrices to be fast (spectrum.py), few enough to take little memory.
 BLOCK_ROWS = 1024
-_LEAVE_OUT = "leave such rows out before measuring"
 
 
 # Stores mapped rows in the second array and says which have no direction, as `Method.apply` does.
@@ -175,14 +176,39 @@ def chunks(source: RowSource) -> Iterator[tuple[Piece, int, np.ndarray]]:
             yield piece, lo, as_rows(cast(Any, rows).cpu() if on_device(rows) else rows)
 
 
+def good_rows(source: RowSource, progress: Progress) -> tuple[np.ndarray, str | None]:
+    """Numbers of the rows with a direction, ascending: int64; and which row is the first of the others and why, or None."""
+    numbers, first_bad = [np.empty(0, np.int64)], None
+    for piece, lo, rows in chunks(source):
+        states = ops.row_states(rows)
+        good = states == GOOD
+        numbers.append(piece.first - piece.lo + lo + np.flatnonzero(good))
+        if first_bad is None and not good.all():
+            at = int(np.argmin(good))
+            first_bad = f"{source.where(piece.shard, lo + at)} {REASONS[int(states[at])]}"
+        progress.advance(len(rows), rows.nbytes)
+    return np.concatenate(numbers), first_bad
+
+
 @contextmanager
 def measuring() -> Iterator[None]:
     """What a pass says of a row without a direction, as metrics say it: they have no option to skip rows."""
     try:
         yield
     except BadRowsError as error:
-        raise BadRowsError(f"{error.row}; {_LEAVE_OUT}" if error.row else str(error)) from None
+        if not error.row:
+            raise
+        raise _refused(error.row) from None
 
 
 def _refuse(source: RowSource, piece: Piece, row: int, why: str) -> None:
-    raise BadRowsError(f"{source.where(piece.shard, row)} {why}; {_LEAVE_OUT}")
+    raise _refused(f"{source.where(piece.shard, row)} {why}")
+
+
+def _refused(row: str) -> BadRowsError:
+    how = either(
+        "with `fastrealign convert --bad-rows skip`", "with rows[np.isfinite(rows).all(axis=1) & rows.any(axis=1)]"
+    )
+    error = BadRowsError(f"{row}; leave such rows out before measuring, {how}")
+    error.row = row
+    return error

@@ -43,6 +43,7 @@ def report(
     domains: Mapping[str, tuple[RowsLike, RowsLike]] | None = None,
     rows: int = ROWS,
     seed: int = 0,
+    bad_rows: str = "error",
     column: str | None = None,
     target_column: str | None = None,
     progress: Progress = SILENT,
@@ -74,6 +75,9 @@ def report(
         Rows drawn from a side that has more. Fits, metrics and pools of neighbours use only these.
     seed : int
         Of every sample and of the noise of c3.
+    bad_rows : {"error", "skip"}
+        Rows with NaN, Inf or only zeros: "error" names the first, "skip" leaves them out after one more pass over each side;
+        of sides with as many rows, and of pairs, with the row of the same number on the other side.
     column, target_column : str, optional
         The column of each side that holds the embeddings, where it is not clear; for pairs and domains, too.
     progress : Progress
@@ -90,7 +94,7 @@ def report(
         An unknown method, fewer than 21 rows, a side without a spread, pairs of unequal number, labels of another number or
         without classes.
     BadRowsError
-        A row without a direction (NaN, Inf, zero); the message names the first.
+        A row without a direction, where bad_rows is "error"; the message names the first.
 
     Examples
     --------
@@ -107,5 +111,5 @@ def report(
     from fastrealign.gap_report.sides import ReportOptions
 
     domains = {} if domains is None else domains
-    options = ReportOptions(pairs, methods, domains, rows, seed, column, target_column, labels, by_length)
+    options = ReportOptions(pairs, methods, domains, rows, seed, column, target_column, labels, by_length, bad_rows)
     return measure_gap(source, target, options, progress)

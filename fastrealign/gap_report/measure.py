@@ -7,16 +7,18 @@ neighbours kept to about 0.008; 1,500 rows are 1.1 million angles. Each Estimate
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.errors import BadRowsError, FitWarning, InputError
 from fastrealign.core.formatting import does
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
+from fastrealign.core.wording import option
 from fastrealign.data.options import check_progress
 from fastrealign.data.pair import look_swapped
 from fastrealign.data.row_source import RowsLike, RowSource
@@ -28,7 +30,7 @@ from fastrealign.diagnostics.neighbours import Mixing, foreign_share, kept_share
 from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.topology import angular_topology, instance_cosine, pairwise_correlation
-from fastrealign.diagnostics.unit_rows import Estimate, count_rows, mean_estimate, paired_blocks, sample
+from fastrealign.diagnostics.unit_rows import Estimate, mean_estimate, paired_blocks, sample
 from fastrealign.gap_report.by_length import lengths_of
 from fastrealign.gap_report.copies import MANY, SAME_SIDES, share_in
 from fastrealign.gap_report.outcomes import means_of
@@ -52,6 +54,24 @@ T = TypeVar("T")
 def measure_gap(source: RowsLike, target: RowsLike, options: ReportOptions, progress: Progress) -> GapReport:
     """`fastrealign.report`."""
     check_progress(progress)
+    with _skipping_advised(options):
+        return _measured(source, target, options, progress)
+
+
+@contextmanager
+def _skipping_advised(options: ReportOptions) -> Iterator[None]:
+    """A row without a direction is answered with the option of reports."""
+    try:
+        yield
+    except BadRowsError as error:
+        if not error.row or options.bad_rows == "skip":
+            raise
+        raise BadRowsError(
+            f"{error.row}; fix it, or leave such rows out of the report ({option('bad_rows', 'skip')})"
+        ) from None
+
+
+def _measured(source: RowsLike, target: RowsLike, options: ReportOptions, progress: Progress) -> GapReport:
     sides = open_and_draw(source, target, options, progress)
     x, y = sides.x, sides.y
     steps = METHOD_STEPS * len(options.methods) + OTHER_STEPS + (sides.lengths is not None)
@@ -63,15 +83,17 @@ def measure_gap(source: RowsLike, target: RowsLike, options: ReportOptions, prog
         work.done()
         sizes = sample_sizes(sides.to_fit, y, realign, work.of_x.mean, options.seed, work.or_note)
         work.done()
-        domains = across_domains({OWN: sides.to_fit, **sides.domains}, realign) if sides.domains else None
+        domains = (
+            across_domains({OWN: sides.to_fit, **sides.domains}, realign, options.bad_rows) if sides.domains else None
+        )
         work.done()
         by_length = None
         if sides.lengths is not None:
             by_length = lengths_of(*sides.drawn, sides.lengths, options.seed)
             work.done()
     of_target, of_source = (
-        Side(shown(given.name), held.rows, count_rows(given), given.column)
-        for given, held in zip(sides.given, sides.drawn, strict=True)
+        Side(shown(given.name), held.rows, of, given.column)
+        for given, of, held in zip(sides.given, sides.of, sides.drawn, strict=True)
     )
     # All differences from doing nothing that the report states, and whether there is a gap.
     gaps = {name: of.gap for name, of in figures.items()}
@@ -138,7 +160,7 @@ class _Work:
         self.among_x, self.y_to_x = _search(self.x, of_x, from_x, from_y)
         self.among_y, self.x_to_y = _search(self.y, of_y, from_y, from_x)
         self.same = share_in(from_y, sides.drawn[0], self.of_x)
-        drawn, rows = sides.drawn[0].rows, count_rows(sides.given[0])
+        drawn, rows = sides.drawn[0].rows, sides.of[0]
         # Of copies in all of the target, as many are among the rows drawn as these are of all.
         if self.same * rows >= MANY * drawn and self.same < SAME_SIDES:
             copies = round(self.same * len(from_y))

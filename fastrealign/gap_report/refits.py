@@ -10,6 +10,7 @@ import numpy as np
 
 from fastrealign.core.errors import FitWarning
 from fastrealign.core.text import shown
+from fastrealign.data.options import PassOptions
 from fastrealign.data.reduction import reduce_maps
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource
@@ -22,10 +23,10 @@ SIZES = (30, 100, 300, 1000, 3000, 10_000, 30_000)
 TRIALS = 5
 
 
-def fit_realign(source: RowSource, target: RowSource) -> Alignment:
+def fit_realign(source: RowSource, target: RowSource, bad_rows: str = "error") -> Alignment:
     """ReAlign as published."""
     with measuring():
-        fitted = fit_baseline("realign", source, target)
+        fitted = fit_baseline("realign", source, target, bad_rows=bad_rows)
     assert isinstance(fitted, Alignment)
     return fitted
 
@@ -65,14 +66,17 @@ def sample_sizes(
     return (*(SampleSize(size, gaps) for size, gaps in by_size.items()), SampleSize(most, (of_whole,)))
 
 
-def across_domains(sides: dict[str, tuple[RowSource, RowSource]], first: Alignment) -> Domains:
+def across_domains(sides: dict[str, tuple[RowSource, RowSource]], first: Alignment, bad_rows: str = "error") -> Domains:
     """The gap that ReAlign leaves in each domain (target, source) when it is fitted on each; first: of the first domain."""
-    fits = [first, *(fit_realign(y, x) for x, y in list(sides.values())[1:])]
-    columns = [_gaps(y, fits, fitted.mean_target) for (_, y), fitted in zip(sides.values(), fits, strict=True)]
+    fits = [first, *(fit_realign(y, x, bad_rows) for x, y in list(sides.values())[1:])]
+    columns = [
+        _gaps(y, fits, fitted.mean_target, bad_rows) for (_, y), fitted in zip(sides.values(), fits, strict=True)
+    ]
     names = tuple(shown(str(name)) for name in sides)
     return Domains(names, np.array(columns).T, np.array([fitted.gap_before for fitted in fits]))
 
 
-def _gaps(source: RowSource, fits: Sequence[Alignment], mean: np.ndarray) -> list[float]:
-    sums, _ = reduce_maps(source, [fitted.row_map for fitted in fits], "measuring the gaps left")
+def _gaps(source: RowSource, fits: Sequence[Alignment], mean: np.ndarray, bad_rows: str = "error") -> list[float]:
+    maps = [fitted.row_map for fitted in fits]
+    sums, _ = reduce_maps(source, maps, "measuring the gaps left", PassOptions(bad_rows))
     return [float(np.linalg.norm(of.mean - mean)) for of in sums]

@@ -19,12 +19,13 @@ from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import brief, described, shown
 from fastrealign.core.wording import either
+from fastrealign.data.options import check_choice
 from fastrealign.data.pair import open_both
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics import covariance
 from fastrealign.diagnostics.second_moments import FLOOR
-from fastrealign.diagnostics.unit_rows import count_rows, draw, open_sides, pick, unit_blocks
+from fastrealign.diagnostics.unit_rows import count_rows, draw, good_rows, open_sides, pick, unit_blocks
 from fastrealign.gap_report.by_length import binned
 from fastrealign.gap_report.class_labels import ValuesLike, both_labels, coded, left_out, side_labels
 from fastrealign.gap_report.copies import copies_of, halves, independent, numbered, things
@@ -57,6 +58,7 @@ class ReportOptions:
     target_column: str | None
     labels: ValuesLike | tuple[ValuesLike, ValuesLike] | None = None
     by_length: ValuesLike | None = None
+    bad_rows: str = "error"
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
@@ -75,6 +77,7 @@ class ReportOptions:
         for name in ("column", "target_column"):
             if not isinstance(value := getattr(self, name), str | None):
                 raise InputError(f"{name}={brief(value)}: expected the name of a column, or None")
+        check_choice("bad_rows", self.bad_rows, ("error", "skip"))
         if not isinstance(self.domains, Mapping):
             raise InputError(
                 f"domains={brief(self.domains)}: expected a dict of sides by name, {{'news': (source, target)}}"
@@ -122,7 +125,7 @@ class Labels:
 class Sides:
     """What a report measures: target x, source y, and held-out pairs of them; domains: other (x, y) by name.
 
-    given    target and source as they were named
+    given    target and source as they were named; of: how many rows of each can be drawn
     drawn    (target, source) rows drawn from them
     x, y     what is measured: these, or where they are few, half of them
     to_fit   (target, source) rows that methods are fitted on: those drawn, or where they are few, the other half
@@ -135,6 +138,7 @@ class Sides:
     """
 
     given: tuple[RowSource, RowSource]
+    of: tuple[int, int]
     drawn: tuple[ArraySource, ArraySource]
     x: ArraySource
     y: ArraySource
@@ -173,14 +177,13 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
         domains[name] = open_sides(*options.open(*named))
         _check_width(domains[name], d, f"domain {name}: rows are")
     for side in given:
-        if count_rows(side) <= MIXING_K:
-            raise InputError(
-                f"{side.name}: {count(count_rows(side), 'row')}, expected at least {MIXING_K + 1}, for {MIXING_K} neighbours "
-                "of each row"
-            )
+        _check_rows(side, count_rows(side))
     named_labels = None if options.labels is None else both_labels(options.labels, *given)
     lengths = None if options.by_length is None else row_lengths(options.by_length, given[1], progress)
-    numbers = [draw(count_rows(side), options.rows, options.seed) for side in given]
+    usable = _usable(given, options, progress)
+    for side, rows in zip(given, usable.rows, strict=True):
+        _check_rows(side, rows)
+    numbers = usable.draw(options.rows, options.seed)
     if lengths is not None:
         binned(lengths[numbers[1]])  # raises where they make no bins
     drawn = named_labels and [side_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
@@ -189,7 +192,7 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     parts, reused = _parts((x, y), same, options.seed)
     (to_measure, to_fit) = [[_part(side, half) for side, half in zip((x, y), of, strict=True)] for of in parts]
     labels = None
-    notes = [str(warning.message) for warning in caught]
+    notes = [*(str(warning.message) for warning in caught), *usable.notes]
     if drawn:
         names, codes = coded(*drawn)
         (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in parts)
@@ -202,13 +205,17 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
                 f"{y.name}: the rows that methods are fitted on have {taught:,} of {len(names):,} classes; the classifier "
                 "cannot find the others, and accuracy is low for all methods"
             )
-    pairs, pairs_of, sides_drawn = None, count_rows(given[0]), (x, y)
+    pairs, pairs_of, sides_drawn = None, usable.rows[0], (x, y)
     x, y = to_measure
     if of_pairs is not None:
-        held = [_hold(side, draw(count_rows(side), PAIRS, options.seed), progress) for side in of_pairs]
+        usable_pairs = _usable(of_pairs, options, progress)
+        notes += usable_pairs.notes
+        held = [
+            _hold(side, at, progress) for side, at in zip(of_pairs, usable_pairs.draw(PAIRS, options.seed), strict=True)
+        ]
         others = _others([unit for _, unit in held], [unit_x, unit_y], parts[1])
         first, second = (side for side, _ in held)
-        pairs_of = count_rows(of_pairs[0])
+        pairs_of = usable_pairs.rows[0]
         if out := int((~others).sum()):
             fitted_on = (
                 f"{out:,} of {count(len(others), 'pair')} {does(out, 'contain')} a row that methods were fitted on"
@@ -226,6 +233,7 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     notes += [copies_of(side.name, of) for side, of in zip(sides_drawn, same, strict=True)]
     return Sides(
         given,
+        usable.rows,
         sides_drawn,
         x,
         y,
@@ -278,6 +286,55 @@ def _others(pairs: list[np.ndarray], sides: list[np.ndarray], to_fit: list[Rows]
 
 def _part(side: ArraySource, which: Rows) -> ArraySource:
     return side if isinstance(which, slice) else ArraySource(side.array[which], side.name)
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """Which rows of two sides can be drawn.
+
+    rows     how many of each
+    numbers  which of each; None for all
+    notes    what is left out
+    """
+
+    rows: tuple[int, int]
+    numbers: tuple[np.ndarray, np.ndarray] | None = None
+    notes: tuple[str, ...] = ()
+
+    def draw(self, rows: int, seed: int) -> list[np.ndarray]:
+        """Numbers of rows of each side, ascending; of sides with as many rows the same."""
+        drawn = [draw(of, rows, seed) for of in self.rows]
+        return drawn if self.numbers is None else [of[at] for of, at in zip(self.numbers, drawn, strict=True)]
+
+
+def _usable(sides: tuple[RowSource, RowSource], options: ReportOptions, progress: Progress) -> _Usable:
+    """All rows, or with bad_rows "skip" those with a direction; row i of two sides of one length only on both."""
+    if options.bad_rows != "skip":
+        return _Usable((count_rows(sides[0]), count_rows(sides[1])))
+    numbers, notes = [], []
+    for side in sides:
+        with progress.running(f"looking for bad rows in {side.name}", side.rows, side.nbytes):
+            good, first_bad = good_rows(side, progress)
+        numbers.append(good)
+        if first_bad is not None:
+            out = count_rows(side) - len(good)
+            notes.append(f"{side.name}: {count(out, 'row')} of {count_rows(side):,} left out, the first: {first_bad}")
+    if notes and count_rows(sides[0]) == count_rows(sides[1]):
+        both = np.intersect1d(numbers[0], numbers[1], assume_unique=True)
+        numbers = [both, both]
+        notes.append(
+            f"both sides have {count_rows(sides[0]):,} rows, so the row of the same number is left out with each"
+        )
+    return _Usable((len(numbers[0]), len(numbers[1])), (numbers[0], numbers[1]), tuple(notes))
+
+
+def _check_rows(side: RowSource, rows: int) -> None:
+    if rows <= MIXING_K:
+        usable = "" if rows == count_rows(side) else " with a direction"
+        raise InputError(
+            f"{side.name}: {count(rows, 'row')}{usable}, expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each "
+            "row"
+        )
 
 
 def _check_width(sides: tuple[RowSource, RowSource], d: int, what: str) -> None:

@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from fastrealign import formats
+from fastrealign.core.bad_rows import GOOD, REASONS
 from fastrealign.core.choices import SIDES
 from fastrealign.core.dtypes import ElementType
-from fastrealign.core.errors import InputError
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.formatting import count, listing, size
+from fastrealign.core.ops import row_states
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown, shown_values
-from fastrealign.data.options import OutputOptions, check_progress
+from fastrealign.core.wording import option
+from fastrealign.data.options import BAD_ROWS, OutputOptions, check_choice, check_progress
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.pickle_layouts import AnyPickleShard
@@ -51,6 +54,8 @@ class Conversion:
         The name under which the source holds them (column, key, tensor), if it has one.
     skipped : int
         Items of the source without an embedding.
+    bad_rows : list of str
+        With ``bad_rows="skip"`` the rows that were left out, one "FILE: row N WHY" each.
     columns : list of str
         Columns written beside the embeddings.
     left_out : list of str
@@ -66,6 +71,7 @@ class Conversion:
     dim: int
     column: str | None
     skipped: int
+    bad_rows: list[str]
     columns: list[str]
     left_out: list[str]
     files: list[str]
@@ -79,10 +85,12 @@ class Conversion:
     def __str__(self) -> str:
         head = f"converted {count(self.rows, 'row')} of {self.source}, {self.dim} wide, to {self.to}"
         others = f"{', '.join(self.left_out)}: not one value for each row"
+        bad = [f"{len(self.bad_rows):,} left out, the first of them:", *self.bad_rows[:5]]
         lines = listing(
             ("columns", ", ".join(self.columns)),
             ("column", None if self.column is None else f"of the embeddings: taken from {self.column!r}"),
             ("skipped", f"{count(self.skipped, 'item')} without an embedding" if self.skipped else None),
+            ("bad rows", bad if self.bad_rows else None),
             ("left out", others if self.left_out else None),
             ("written", f"{self.out}: {count(len(self.files), 'file')}, {size(self.bytes)}"),
         )
@@ -98,6 +106,7 @@ def convert(
     dtype: ElementType | None = None,
     column: str | None = None,
     side: str | None = None,
+    bad_rows: str = "keep",
     overwrite: bool = False,
     progress: Progress = SILENT,
     fsync: bool = True,
@@ -123,6 +132,9 @@ def convert(
         the one to take.
     side : str, optional
         "text" or "image": of a clip-retrieval folder, which side to read; with "npy", also write such a folder.
+    bad_rows : {"keep", "skip", "error"}
+        Rows with NaN, Inf or only zeros: "keep" writes them as they are, "skip" leaves them out with their columns and lists
+        them, "error" names the first.
     overwrite : bool, default False
         Replace files that are there.
     progress : Progress
@@ -137,7 +149,8 @@ def convert(
     Raises
     ------
     InputError
-        For bad input, a value that `dtype` cannot hold, or files that are there.
+        For bad input, a value that `dtype` cannot hold, or files that are there; BadRowsError for a bad row, where that is
+        an error.
     FastRealignError
         When writing fails.
 
@@ -155,6 +168,7 @@ def convert(
     started = time.perf_counter()
     options = OutputOptions(dtype, overwrite=overwrite, fsync=fsync)
     check_progress(progress)
+    check_choice("bad_rows", bad_rows, BAD_ROWS)
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected text or image")
     of = None if side is None else SIDES[side]
@@ -169,21 +183,26 @@ def convert(
     check_outside(out, target.root, named_paths(source), [files])
     columns: dict[str, None] = {}
     left_out: list[str] = []
-    skipped = 0
+    bad: list[str] = []
+    skipped = written = 0
     with progress.running("converting", files.rows, sum(shard.nbytes for shard in files.shards)), target:
-        for at, shard in enumerate(files.shards):
+        for number, shard in enumerate(files.shards):
             with ExitStack() as stack:
                 rest = RowColumns(shard, stack)
                 columns.update(dict.fromkeys(rest.names))
                 left_out += rest.left_out
-                writers = target.writers(at, shard, rest, options.dtype or shard.dtype, stack)
-                for rows, there in _rows(shard, options.dtype or shard.dtype):
+                writers = target.writers(number, shard, rest, options.dtype or shard.dtype, stack)
+                for at, rows, there in _rows(shard, options.dtype or shard.dtype):
                     beside = rest.take(len(rows))
                     progress.advance(len(rows), rows.size * shard.dtype.itemsize)
                     if there is not None:
                         skipped += len(rows) - np.count_nonzero(there)
+                    if bad_rows != "keep":
+                        there = _good(shard, at, rows, there, bad, strict=bad_rows == "error")
+                    if there is not None:
                         rows = rows[there]
                         beside = {name: kept(values, there) for name, values in beside.items()}
+                    written += len(rows)
                     for writer in writers if len(rows) else ():
                         writer.write(rows, beside)
                 shard.check_unchanged()
@@ -195,10 +214,11 @@ def convert(
         source=files.name,
         out=os.fspath(out),
         to=target.to,
-        rows=files.rows - skipped,
+        rows=written,
         dim=files.dim,
         column=files.column,
         skipped=files.skipped + skipped,
+        bad_rows=bad,
         columns=list(columns),
         left_out=left_out,
         files=[path.relative_to(target.root).as_posix() for path in target.written],  # type: ignore[arg-type]  # as in Layout
@@ -207,8 +227,26 @@ def convert(
     )
 
 
-def _rows(shard: formats.Shard, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """The shard's rows in `dtype`, and, where some are null, a mask (n,) bool of the others.
+def _good(
+    shard: formats.Shard, at: int, rows: np.ndarray, there: np.ndarray | None, bad: list[str], strict: bool
+) -> np.ndarray | None:
+    """A mask (n,) bool of the rows that are there and have a direction, or None for all; others are listed in `bad`.
+
+    Raises BadRowsError for the first of them where `strict`.
+    """
+    states = row_states(rows)
+    good = states == GOOD
+    if good.all():
+        return there
+    for row in np.flatnonzero(~good if there is None else there & ~good).tolist():
+        bad.append(f"{shard.where(at + row)} {REASONS[int(states[row])]}")
+        if strict:
+            raise BadRowsError(f"{bad[0]}; fix it, or leave such rows out ({option('bad_rows', 'skip')})")
+    return good if there is None else there & good
+
+
+def _rows(shard: formats.Shard, dtype: np.dtype) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """The shard in steps: number of the first row, rows in `dtype`, and, where some are null, a mask (n,) bool of the others.
 
     Raises InputError for the first row with a number that becomes infinite.
     """
@@ -224,5 +262,5 @@ def _rows(shard: formats.Shard, dtype: np.dtype) -> Iterator[tuple[np.ndarray, n
                     f"{shard.where(at + int(lost[0]))} has a number that {dtype} cannot hold; choose a wider dtype"
                 )
             rows = converted
-        yield rows, None if nulls is None else ~nulls[1]
+        yield at, rows, None if nulls is None else ~nulls[1]
         at += len(rows)

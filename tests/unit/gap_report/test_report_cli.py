@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,42 @@ def test_a_page_of_a_name_that_is_not_utf8(tmp_path, given, run):
         pytest.skip("this file system wants UTF-8")
     code, printed, err = run(*given, "--methods", "realign", "--overwrite", "--out", out)
     assert (code, err) == (0, "") and r"bad\xff.html" in printed
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_rows_without_a_direction_are_left_out_as_the_error_advises(tmp_path, few, run):
+    """Of pairs the row of the other side, too; labels and lengths stay those of their rows."""
+    sides = dict(zip(("text", "image"), few(240, 8), strict=True))
+    sides["text"][[3, 50]], sides["image"][7] = np.nan, 0.0
+    for name, rows in sides.items():
+        np.save(tmp_path / f"{name}.npy", rows)
+    labels, lengths = tmp_path / "labels.txt", tmp_path / "lengths.npy"
+    labels.write_text("".join(f"{'ab'[i % 2] if i not in (3, 7, 50) else 'c'}\n" for i in range(240)))
+    np.save(lengths, np.arange(240))
+    words = [
+        word
+        for side, name in (("source", "text"), ("target", "image"))
+        for word in (f"--{side}", tmp_path / f"{name}.npy")
+    ]
+    words += ["--out", tmp_path / "r.html", "--pairs"]
+    words += ["--labels", labels, "--by-length", lengths, "--methods", "realign"]
+    words += ["--domain", "other", tmp_path / "text.npy", tmp_path / "image.npy"]
+    code, _, err = run(*words)
+    [advice] = re.findall(r": row 7 is all zeros; fix it, or leave such rows out of the report \((.*)\)$", err.strip())
+    assert code == 2 and advice == "--bad-rows skip"
+    code, out, _ = run(*words, *advice.split())
+    assert code == 0 and "237 source rows, 237 target rows" in out and "of 2 classes" in out
+    assert "text.npy: 2 rows of 240 left out, the first: text.npy: row 3 has a NaN" in out.replace(f"{tmp_path}/", "")
+    good = np.setdiff1d(np.arange(240), [3, 7, 50])
+    kept = fr.report(*(rows[good] for rows in sides.values()), pairs=True, methods=["realign"])
+    skipped = fr.report(*sides.values(), pairs=True, methods=["realign"], bad_rows="skip")
+    for name, of in kept.methods.items():  # rows in memory are cut to float32 where not all are drawn
+        assert of.gap == pytest.approx(skipped.methods[name].gap, rel=1e-5)
+        assert of.pairs.distance.value == pytest.approx(skipped.methods[name].pairs.distance.value, rel=1e-5)
+    with pytest.raises(fr.InputError, match="20 rows with a direction, expected at least 21"):
+        fr.report(
+            np.where(np.arange(240)[:, None] < 20, sides["image"] + 1, np.nan), sides["image"][:70], bad_rows="skip"
+        )
 
 
 def test_errors_are_one_line(tmp_path, given, run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -17,6 +18,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.progress import Progress
+from fastrealign.core.wording import on_command_line
 from fastrealign.formats import open_source
 from fastrealign.formats.table_copy import STEP_ROWS
 from fastrealign.jobs.converted_files import TARGETS
@@ -35,6 +37,47 @@ def items(without=()):
     for at in without:
         made[at]["embed"] = None
     return made
+
+
+@pytest.mark.parametrize("to", ["npy", "parquet"])
+def test_rows_without_a_direction(tmp_path, capsys, to):
+    """Kept as they are unless asked; left out with their columns, and every one is named."""
+    rows = X.copy()
+    rows[5:35], rows[2] = np.nan, 0.0
+    pq.write_table(pa.table({"emb": list(rows), "id": range(40)}), tmp_path / "in.parquet")
+    source, out = tmp_path / "in.parquet", tmp_path / "out"
+    assert fr.convert(source, out, to=to).rows == 40
+    with pytest.raises(
+        fr.BadRowsError, match=r"row 2 is all zeros; fix it, or leave such rows out \(bad_rows='skip'\)"
+    ):
+        fr.convert(source, out, to=to, bad_rows="error", overwrite=True)
+    assert (
+        main(["convert", str(source), "--out", str(out), "--to", to, "--overwrite", "--bad-rows", "skip", "--json"])
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == 9 and found["skipped"] == 0
+    assert [int(re.search(r"row (\d+) ", one)[1]) for one in found["bad_rows"]] == [2, *range(5, 35)]
+    good = [0, 1, 3, 4, *range(35, 40)]
+    ids = next(out.glob("*.parquet"))
+    assert pq.read_table(ids)["id"].to_pylist() == good
+    assert np.array_equal(np.concatenate(list(open_source(out, side="source").shards[0].chunks(40))), rows[good])
+
+
+def test_what_metrics_advise_for_bad_rows_works(tmp_path, capsys):
+    """In Python an expression, on the command line a command."""
+    rows = X.copy()
+    rows[3], rows[9] = np.inf, 0.0
+    with pytest.raises(fr.BadRowsError, match="leave such rows out before measuring, with ") as caught:
+        fr.diagnostics.gap(rows, X + 1)
+    advised = eval(str(caught.value).partition("before measuring, with ")[2], {"rows": rows, "np": np})
+    assert len(advised) == 38 and fr.diagnostics.gap(advised, X + 1) > 0
+    np.save(tmp_path / "x.npy", rows)
+    with on_command_line(), pytest.raises(fr.BadRowsError) as caught:
+        fr.diagnostics.gap(tmp_path / "x.npy", X + 1)
+    [command] = re.findall("with `fastrealign (convert .*)`$", str(caught.value))
+    words = [*command.split(), str(tmp_path / "x.npy"), "--out", str(tmp_path / "y.npy")]
+    assert main(words) == 0 and np.array_equal(np.load(tmp_path / "y.npy"), advised)
 
 
 def test_progress_that_is_none(tmp_path, pickled):
