@@ -243,6 +243,12 @@ constexpr int rows_beside = most_sums / 2;
 constexpr int64_t page = 4096;
 constexpr bool streams_must_differ = !registers_suffice;
 
+// Rarely needed, so for all input types the same.
+template <typename Out, bool sums>
+FR_NOINLINE void write_float64(const ApplyBlock& block, const Row<double, Out>& row) {
+    Writer<double, Out, double, sums>(block).template write<1>(&row, false);
+}
+
 template <typename In, typename Out, bool sums>
 class Applier {
     using Real = std::conditional_t<std::is_same_v<In, double> || std::is_same_v<Out, double>, double, float>;
@@ -355,11 +361,13 @@ class Applier {
     }
 
     // A row whose digits are lost in the arithmetic of the others: in float64, or by the slow path.
-    RowState write_again(Batch<In>& batch, int i, Row<In, Out>& row) {
+    FR_NOINLINE RowState write_again(Batch<In>& batch, int i, Row<In, Out>& row) {
         if constexpr (!std::is_same_v<Real, double>) {
-            if constexpr (narrow) wide_dots_of<Terms::bc, 1>(batch, i, block_.vectors, d_);
+            if constexpr (narrow) wide_dots_of_row(batch, i, block_.vectors, d_);
             if (row_coefficients(float64_map_, {batch.p[i], batch.q[i], batch.r[i]}, row.k) == RowState::good) {
-                prepared<Writer<In, Out, double, sums>>(1).template write<1>(&row, false);
+                widen_row(row.x, d_, block_.scratch);
+                if constexpr (sums) make_room(block_.sums, stored_weight, d_);
+                write_float64<Out, sums>(block_, {row.i, block_.scratch, row.out, row.k});
                 return RowState::good;
             }
         }

@@ -4,6 +4,7 @@
 // which the prefetchers of the hardware follow as well.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "kernels.h"
@@ -84,7 +85,7 @@ struct Batch {
     static constexpr int64_t line = cache_line / static_cast<int64_t>(sizeof(T));  // columns
 
     // The coefficients of all rows from their dot products, in one vector each.
-    void find_coefficients(const RowMap& map) {
+    FR_NOINLINE void find_coefficients(const RowMap& map) {
         CoefficientsOf<OneOfEach> k;
         const auto good =
             fastrealign::find_coefficients(map, DotsOf<OneOfEach>{one_of_each(p), one_of_each(q), one_of_each(r)}, k);
@@ -99,26 +100,31 @@ struct Batch {
 // KiB do not all fall into the same sets of the first cache.
 template <typename T, typename U = T, typename Work>
 void over_batches(const Rows& in, const Work& work) {
-    const auto take = [&](int64_t first, int64_t apart, int64_t count) {
-        Batch<T, U> batch(in, first, apart, static_cast<int>(count));
-        work(batch);
-    };
     const int64_t batches = in.count / batch_rows;
     const int64_t apart = batches % 2 == 0 && batches > 0 ? batches - 1 : batches;
-    for (int64_t k = 0; k < apart; ++k) take(k, apart, batch_rows);
-    for (int64_t first = apart * batch_rows; first < in.count; first += batch_rows) {
-        take(first, 1, in.count - first < batch_rows ? in.count - first : batch_rows);
+    // One loop, so that the work is compiled once.
+    for (int64_t k = 0; k * batch_rows < in.count; ++k) {
+        const int64_t first = k < apart ? k : k * batch_rows;
+        const int64_t count = k < apart ? batch_rows : std::min<int64_t>(batch_rows, in.count - first);
+        Batch<T, U> batch(in, first, k < apart ? apart : 1, static_cast<int>(count));
+        work(batch);
+    }
+}
+
+// One row in float64. It may lie at any address.
+template <typename T>
+void widen_row(const T* row, int64_t d, double* out) {
+    for (int64_t j = 0; j < d; ++j) {
+        T value;
+        memcpy(&value, row + j, sizeof value);
+        out[j] = to_double(value);
     }
 }
 
 // The slow path for one row: f(row) in `scratch`, in float64, or the reason why there is none.
 template <typename T>
-RowState slow_path(const RowMap& map, const MapVectors& vectors, const T* row, int64_t d, double* scratch) {
-    for (int64_t j = 0; j < d; ++j) {
-        T value;
-        memcpy(&value, row + j, sizeof value);
-        scratch[j] = to_double(value);
-    }
+FR_NOINLINE RowState slow_path(const RowMap& map, const MapVectors& vectors, const T* row, int64_t d, double* scratch) {
+    widen_row(row, d, scratch);
     return map_row_slow_path(map, scratch, vectors.b, vectors.c, d);
 }
 

@@ -43,7 +43,8 @@ struct Nothing {
     FR_INLINE void operator()(int64_t) const {}
 };
 
-// In float64. beside(j) is called for each whole line of the rows, from column j on: other work at the same time.
+// In float64. beside(j) is called for each line of the rows, from column j on: other work at the same time. Then the rows
+// must be whole lines.
 template <Terms terms, int R, typename T, typename U, typename Beside = Nothing>
 FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors, int64_t d,
                             const Beside& beside = {}) {
@@ -90,12 +91,14 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
         for (int64_t at = 0; at < line; at += lanes) step(j + at, [&](int k) FR_LAMBDA { return rows[k] + j + at; });
         beside(j);
     }
-    for (; j + lanes <= d; j += lanes) step(j, [&](int k) FR_LAMBDA { return rows[k] + j; });
-    if (j < d) {
-        const int count = static_cast<int>(d - j);
-        First<lanes, U> ends[R];
-        for (int k = 0; k < R; ++k) ends[k] = first_of<lanes>(rows[k] + j, count);
-        step(j, [&](int k) FR_LAMBDA { return ends[k].values; });
+    if constexpr (std::is_same_v<Beside, Nothing>) {
+        for (; j + lanes <= d; j += lanes) step(j, [&](int k) FR_LAMBDA { return rows[k] + j; });
+        if (j < d) {
+            const int count = static_cast<int>(d - j);
+            First<lanes, U> ends[R];
+            for (int k = 0; k < R; ++k) ends[k] = first_of<lanes>(rows[k] + j, count);
+            step(j, [&](int k) FR_LAMBDA { return ends[k].values; });
+        }
     }
     FR_UNROLL
     for (int k = 0; k < R; ++k) {
@@ -103,6 +106,11 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
         if constexpr (terms != Terms::none) batch.q[i + k] = total(q[k].all());
         if constexpr (terms == Terms::bc) batch.r[i + k] = total(r[k].all());
     }
+}
+
+template <typename T>
+FR_NOINLINE void wide_dots_of_row(Batch<T>& batch, int i, const MapVectors& vectors, int64_t d) {
+    wide_dots_of<Terms::bc, 1>(batch, i, vectors, d);
 }
 
 template <Terms terms, typename T, typename U>
