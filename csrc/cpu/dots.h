@@ -43,8 +43,8 @@ struct Nothing {
     FR_INLINE void operator()(int64_t) const {}
 };
 
-// In float64. beside(j) is called for each line of the rows, from column j on: other work at the same time. Then the rows
-// must be whole lines.
+// In float64. beside(j) is called for each line of the rows, from column j on: other work at the same time. Then the
+// rows must be whole lines.
 template <Terms terms, int R, typename T, typename U, typename Beside = Nothing>
 FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors, int64_t d,
                             const Beside& beside = {}) {
