@@ -19,13 +19,14 @@ except ModuleNotFoundError as error:
 from fastrealign.core import torch_ops
 from fastrealign.core.checks import number, whole
 from fastrealign.core.exact_sum import FRACTION_BITS
+from fastrealign.core.packed_map import row_map_of
 from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import NoiseOptions
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.input_checks import BetweenMeans
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
-from fastrealign.methods.misfit import FirstRows
 from fastrealign.methods.noisy_module import NoisyModule, has_direction
 from fastrealign.methods.paired_map import PairedMap
 from fastrealign.methods.statistics import SMALLEST_TRACE
@@ -37,9 +38,13 @@ class ReAlign(NoisyModule):
     Its state is buffers alone: nothing is trained, DDP and FSDP leave it as it is, and `state_dict` holds all of it. Gradients
     flow to the rows (exactly, in closed form, by `backward` and torch.autograd.grad, once; torch.func's transforms and
     gradients of gradients are refused). The map stays float64 under `.half()` and `.to(dtype)`. Rows without a
-    direction (NaN, Inf, zero) pass unchanged. torch.compile(fullgraph=True) and CUDA graphs take it. In eager mode the first
-    512 rows are checked once: a FitWarning says that their mean lies far from where the alignment moves it (images, or rows
-    that are aligned already). For encoders that move, see `update`.
+    direction (NaN, Inf, zero) pass unchanged. torch.compile(fullgraph=True) and CUDA graphs take it. For encoders that
+    move, see `update`.
+
+    Only text passes this layer, in training; images go straight to the model. In eager mode FitWarnings say that the mean of
+    the first 512 rows lies far from where the alignment moves it (images, or rows that are aligned already), or that some hold
+    NaN or Inf. After each switch to eval mode, a hundred times at most, the first 64 rows are checked: for NaN and Inf, and
+    whether they lie where images do.
 
     Parameters
     ----------
@@ -66,8 +71,6 @@ class ReAlign(NoisyModule):
     >>> layer(text.view(10, 50, 8)).shape
     torch.Size([10, 50, 8])
     """
-
-    _first: FirstRows | None = None
 
     def __init__(
         self,
@@ -102,19 +105,12 @@ class ReAlign(NoisyModule):
         self.register_buffer("sum_projected", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self._add_noise_of(NoiseOptions(noise, seed))
-        self._first = None if alignment is None else FirstRows(alignment, "the first batches of nn.ReAlign")
+        self._check_first(alignment)
         self._keep()
 
     @classmethod
     def from_alignment(cls, alignment: Alignment, **options: Any) -> ReAlign:
         return cls(alignment, **options)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._first = None  # it was of the previous map
-        super()._load_from_state_dict(*args)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_first": None}
 
     def forward(self, x: torch.Tensor, first: int | torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
         """Align x (..., dim).
@@ -129,20 +125,22 @@ class ReAlign(NoisyModule):
         """
         rows, noisy = self._rows(x), self.adds_noise and self.training
         aligned = torch.ops.fastrealign.apply(rows, self._value("map"), 2, torch.float64 if noisy else rows.dtype)
-        if not torch.compiler.is_compiling() and self._first is not None:
-            self._look(self._first, aligned, x)
+        if not torch.compiler.is_compiling():
+            self._look(x, rows, aligned)
         if noisy:
             aligned = self._noisy(rows, aligned, self._noise(rows, first))
         return aligned if x.ndim == 2 else aligned.reshape(x.shape)
 
-    def _look(self, first: FirstRows, aligned: torch.Tensor, x: torch.Tensor) -> None:
-        """Check the map on the first rows; not for tensors without values, nor where a device sync is forbidden."""
-        plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type != "meta"
-        if not plain or torch.jit.is_tracing() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
-            return
-        # What lies within one item (the tokens of a text) is not independent.
-        if first.look(aligned, x.shape[0] if x.ndim > 1 else 1):
-            self._first = None
+    def _between_means(self) -> BetweenMeans | None:
+        """Those of the present map, also after `update` or with a loaded state: the source's is (mean_target - b)/s."""
+        self._restore()
+        mean_target, trace_target, packed = (
+            self.get_buffer(name).cpu() for name in ("mean_target", "trace_target", "map")
+        )
+        row_map = row_map_of(packed, 2)
+        if row_map.b is None or not row_map.s > 0.0 or trace_target.isnan():
+            return None
+        return BetweenMeans((mean_target.numpy() - row_map.b) / row_map.s, mean_target.numpy())
 
     @torch.no_grad()
     def update(self, text: torch.Tensor, group: torch.distributed.ProcessGroup | None = None) -> None:
@@ -161,7 +159,7 @@ class ReAlign(NoisyModule):
             takes in its own batch (and DDP, which broadcasts the buffers of rank 0, only that of rank 0).
         """
         self._restore()
-        self._first = None  # the encoder moves, and the map after it
+        self._forget()  # the encoder moves, and the map after it
         rows = self._rows(text).detach()
         unit = torch.zeros_like(self.map)
         unit[0] = 1.0
@@ -218,11 +216,14 @@ class Steps(NoisyModule):
             value = getattr(baseline, name)
             self.register_buffer(name, None if value is None else torch.tensor(value))
         self._add_noise_of(NoiseOptions(noise, seed))
+        self._check_first(baseline)
         self._keep()
 
     def forward(self, x: torch.Tensor, first: int | torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
         """Map x (..., dim); `first` as for ReAlign."""
         rows = self._rows(x)
+        if not torch.compiler.is_compiling():
+            self._look(x, rows, rows)
         noise = self._noise(rows, first) if self.adds_noise and self.training else None
         if noise is None or self.name == "c3" or not self.projected:
             return self._mapped(rows, noise, rows.dtype).reshape(x.shape)

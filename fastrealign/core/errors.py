@@ -113,10 +113,14 @@ class FitWarning(UserWarning):
     """The fit is valid, but its statistics are weak."""
 
 
+# Frames of torch between the caller and a module.
+_MODULES = os.path.join("torch", "nn", "modules", "")
+
+
 def warn(message: str, kind: type[Warning] = FitWarning) -> None:
-    """A warning that points at the line that called the package; one line, like the errors."""
+    """A warning that points at the line that called the package, or a module of it; one line, like the errors."""
     here, level = os.path.join(os.path.dirname(os.path.dirname(__file__)), ""), 2
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(here):
+    while frame is not None and (frame.f_code.co_filename.startswith(here) or _MODULES in frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
     warnings.warn(shown(message), kind, stacklevel=level)

@@ -20,6 +20,7 @@ from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.faiss_export import to_faiss
+from fastrealign.methods.input_checks import BetweenMeans
 from fastrealign.methods.method import CALL, Call, Method
 from fastrealign.methods.sampling import Sampling
 from fastrealign.storage.paths import AnyPath, is_path
@@ -126,6 +127,11 @@ class Alignment(MapsRows):
     @cached_property
     def row_map(self) -> RowMap:
         return RowMap(self.s, self.b, self.c)
+
+    @cached_property
+    def between_means(self) -> BetweenMeans:
+        """Where rows lie between the two means, for the check of calls."""
+        return BetweenMeans(self.mean_source, self.mean_target)
 
     @property
     def numbered(self) -> bool:

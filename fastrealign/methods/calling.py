@@ -22,6 +22,7 @@ from fastrealign.core.wording import either, option
 from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented, noise_options
 from fastrealign.formats.table_objects import take
 from fastrealign.methods.fit_options import PAIRED_METHODS
+from fastrealign.methods.input_checks import ENOUGH, BetweenMeans
 from fastrealign.methods.method import Call, Method
 from fastrealign.methods.noisy import with_noise
 from fastrealign.methods.saving import Saved
@@ -72,6 +73,9 @@ class MapsRows(Saved):
         seed: int = 0,
     ) -> Any:
         """Map rows: of an Alignment to unit rows, where the target lies.
+
+        An Alignment warns (FitWarning) of rows that lie at the target already, such as images: in every call with 4,096 rows or
+        more, and in its first hundred calls with 64 or more. Rows that it does not fit for other reasons: `check`.
 
         Parameters
         ----------
@@ -131,6 +135,8 @@ class MapsRows(Saved):
                 f"{self.name} gives rows {self.dim_out} wide, for which a {type(given).__name__} of {self.dim} columns has no "
                 "names; pass its .to_numpy()"
             )
+        if len(rows) >= ENOUGH and isinstance(between := getattr(self, "between_means", None), BetweenMeans):
+            between.check_call(rows)
         shape = len(rows), self.dim_out
         tensor = is_tensor(x)
         if out is not None:

@@ -16,6 +16,7 @@ from fastrealign.data.sources import FileSource, open_rows
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import PAIRED_METHODS
+from fastrealign.methods.input_checks import warn_if_not_finite
 from fastrealign.methods.method import Method
 
 # Share of the original gap that an alignment may leave on new rows and still hold.
@@ -76,39 +77,56 @@ def warn_if_at_target(alignment: Alignment, mean: np.ndarray, mean_target: np.nd
 
 
 class FirstRows:
-    """Warns once if the mean of the first rows of a training shows a gross misfit (images, rows that are aligned already).
+    """Warns once of the first rows of a training: that some hold NaN or Inf, or that their mean shows a gross misfit (images,
+    rows that are aligned already).
 
     Tensors are added up on their device; the check waits for it only once, when there are enough rows.
+
+    method: None if it is not known what the rows are mapped by; then only NaN and Inf are told
     """
 
-    def __init__(self, alignment: Alignment, which: str) -> None:
-        self._alignment, self._which = alignment, which
-        self._items = 0
+    def __init__(self, method: Method | None, which: str) -> None:
+        self.method, self._which = method, which
+        self._items = self._rows = 0
         self._total: Any = 0.0
         self._good: Any = 0.0
+        self._not_finite: Any = 0.0
 
     def look(self, aligned: Any, items: int, enough: int = _FIRST) -> bool:
         """Add aligned rows (n, d), an array or a tensor, of `items` independent items; True once there were enough to check."""
+        missing = enough - self._items
+        if items > missing > 0:
+            aligned, items = aligned[: missing * (len(aligned) // items)], missing
+        # Only rows with a direction count for the mean: the others passed unchanged.
         if hasattr(aligned, "detach"):
             rows = aligned.detach().double()
-            good = (rows.square().sum(-1) - 1.0).abs() < 0.1  # not rows without a direction, which pass unchanged
+            good = (rows.square().sum(-1) - 1.0).abs() < 0.1
+            finite = rows.isfinite().all(-1)
             rows = rows.where(good[:, None], rows.new_zeros(()))
             if hasattr(self._total, "to"):
                 self._total, self._good = self._total.to(rows.device), self._good.to(rows.device)
+                self._not_finite = self._not_finite.to(rows.device)
         else:
             rows = np.asarray(aligned, np.float64)
             good = abs(np.square(rows).sum(-1) - 1.0) < 0.1
+            finite = np.isfinite(rows).all(-1)
             rows = np.where(good[:, None], rows, 0.0)
         self._total, self._good = self._total + rows.sum(0), self._good + good.sum()
+        self._not_finite = self._not_finite + (~finite).sum()
         self._items += items
+        self._rows += len(rows)
         if self._items < enough:
             return False
-        count = float(self._good)
-        if count:
-            mean = np.asarray(self._total.tolist()) / count
-            gap_left = float(np.linalg.norm(mean - self._alignment.mean_target))
-            warn_of_misfit(self._alignment, gap_left, self._items, f"{self._which}, {self._items:,} rows")
+        self._tell()
         return True
+
+    def _tell(self) -> None:
+        warn_if_not_finite(int(self._not_finite), self._rows, self._which)
+        count = float(self._good)
+        if count and isinstance(self.method, Alignment):
+            mean = np.asarray(self._total.tolist()) / count
+            gap_left = float(np.linalg.norm(mean - self.method.mean_target))
+            warn_of_misfit(self.method, gap_left, self._items, f"{self._which}, {self._items:,} rows")
 
 
 def warn_of_encoder(method: Method, rows: RowSource) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.exact_module import ExactModule
 from fastrealign.data.options import NoiseOptions
+from fastrealign.methods.checked_module import CheckedModule
 from fastrealign.methods.noise import noise, row_numbers
 
 
@@ -36,7 +36,7 @@ def _(first: torch.Tensor, seed: int, n: int, d: int, counted: bool) -> torch.Te
     return first.new_empty((n, d), dtype=torch.float64)
 
 
-class NoisyModule(ExactModule):
+class NoisyModule(CheckedModule):
     """A module that adds noise to the rows it maps in training mode, drawn for the row's number (methods/noisy.py).
 
     `rows_seen`, a buffer only where there is noise, numbers the rows of one call after those of the calls before it.

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from fastrealign.core.checks import whole
-from fastrealign.core.errors import InputError, warn
+from fastrealign.core.errors import BadRowsError, InputError, warn
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import described
 from fastrealign.data.lookup import Embeddings, open_embeddings
 from fastrealign.data.options import NoiseOptions, check_choice
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import unit_rows
-from fastrealign.methods.method import Method
+from fastrealign.methods.method import Call, Method
 from fastrealign.methods.misfit import FirstRows
 from fastrealign.methods.noisy import with_noise
 from fastrealign.nn import ReAlign
@@ -188,7 +188,9 @@ class Collator:
         if isinstance(self.alignment, Alignment) and self._first is not None and len(examples):
             places = np.unique(np.linspace(0, len(examples) - 1, _CHECKED).astype(int))
             rows = self.embeddings.rows(*names_of([examples[int(i)] for i in places], self.embeddings))
-            self._first.look(self.alignment(rows, bad_rows="keep"), len(rows), enough=0)
+            aligned = np.empty_like(rows)
+            self.alignment.apply(rows, aligned)
+            self._first.look(aligned, len(rows), enough=0)
             self._first = None
         truncated = self.truncated
         self._warned = truncated > 0
@@ -281,11 +283,11 @@ class Collator:
             with torch.no_grad():
                 aligned = self.alignment(rows.to(self.alignment.map.device), first=first).cpu()
         elif self.alignment is not None and (self._noisy is None or self._first is not None):
-            aligned = self.alignment(rows, threads=1, first=first)
+            aligned = _mapped(self.alignment, rows, first)
         if self._first is not None and (_worker() not in (None, 0) or self._first.look(aligned, len(aligned))):
             self._first = None
         if self._noisy is not None:
-            aligned = self._noisy(aligned if isinstance(self.alignment, ReAlign) else rows, threads=1, first=first)
+            aligned = _mapped(self._noisy, aligned if isinstance(self.alignment, ReAlign) else rows, first)
         self._add("seconds", time.perf_counter() - started)
         return aligned
 
@@ -296,6 +298,15 @@ class Collator:
 
     def _count(self, name: str) -> float:
         return float(self._counts[:, _COUNTS.index(name)].sum())
+
+
+def _mapped(method: Method, rows: torch.Tensor, first: int | np.ndarray) -> torch.Tensor:
+    """Mapped rows (n, dim_out). Not by a call of the method, which checks rows by itself, in every worker."""
+    out = torch.empty(len(rows), method.dim_out, dtype=rows.dtype)
+    found = method.apply(rows.numpy(), out.numpy(), Call(first=first, threads=1))
+    if found.bad:
+        raise BadRowsError(f"row {found.first_bad} of a batch {found.why}; leave its example out")
+    return out
 
 
 def _check_kinds(tokenizer: object, embeddings: object, alignment: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 
 import corpus
@@ -146,6 +147,104 @@ def test_a_module_tells_once_of_images(torch, sides, fitted):
     assert warned(lambda: fr.nn.ReAlign(fitted)(image[:511])) == []
 
 
+def test_a_module_checks_again_in_eval_mode(torch, sides, fitted):
+    """However many rows it saw in training, and whatever it knows of its fit; but not rows that are few, and not text."""
+    text, image = (torch.from_numpy(rows) for rows in sides(1024))
+    layer, moving = fr.nn.ReAlign(fitted), fr.nn.ReAlign(fitted, every=1)
+    for rows in text.split(512):
+        moving.update(rows)
+    loaded, unknown = fr.nn.ReAlign(dim=D), fr.nn.ReAlign(dim=D)
+    loaded.load_state_dict(layer.state_dict())
+    for one in (layer, moving, loaded, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert warned(lambda one=one: one(text)) == []
+        model = torch.nn.Sequential(one, torch.nn.Linear(D, 2))
+        for _ in range(2):  # a switch each
+            model.train()
+            assert warned(lambda one=one: one(text[:100])) == []
+            model.eval()
+            (said,) = warned(lambda model=model: [model(part) for part in image.split(16)])
+            assert "the first rows of nn.ReAlign in eval mode lie at the target already" in said
+            assert "call the model on them without this layer" in said and "\n" not in said
+            assert warned(lambda model=model: [model.eval()(image[:31]), model.train()]) == []
+            assert warned(lambda model=model: model.eval()(text)) == []
+    assert warned(lambda: unknown.eval()(image)) == []
+    frozen = fr.nn.ReAlign(fitted).eval()  # in eval mode from the beginning
+    assert warned(lambda: frozen(text)) == [] and len(warned(lambda: frozen.eval()(fitted(text)))) == 1
+
+
+def test_a_loop_that_switches_at_every_step_pays_a_hundred_times(torch, sides, fitted, monkeypatch):
+    from fastrealign.methods.input_checks import FirstInputs
+
+    looks, look = [], FirstInputs.look
+    monkeypatch.setattr(FirstInputs, "look", lambda self, *given: looks.append(1) or look(self, *given))
+    layer, text = fr.nn.ReAlign(fitted), torch.from_numpy(sides(64)[0])
+    for _ in range(130):
+        layer.train().eval()(text)
+    assert len(looks) == 100
+
+
+def test_a_modules_warning_names_the_callers_line(torch, sides, fitted):
+    model = torch.nn.Sequential(fr.nn.ReAlign(fitted)).eval()
+    with pytest.warns(FitWarning) as said:
+        model(torch.from_numpy(sides(64)[1]))
+    assert said[0].filename == __file__
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_module_tells_once_of_nan(torch, sides, fitted, value):
+    text, _ = (torch.from_numpy(rows) for rows in sides(1024))
+    text[5, 3] = text[7] = value
+    text[9] = 0.0
+    loaded = fr.nn.ReAlign(dim=D)
+    loaded.load_state_dict(fr.nn.ReAlign(fitted).state_dict())
+    layers = [fr.nn.ReAlign(fitted), loaded, fr.nn.as_module(fit_baseline("mean-shift", *sides(100)))]
+    for layer in layers:
+        (said,) = warned(lambda layer=layer: [layer(part) for part in text.split(64)])
+        assert f"the first batches of nn.{type(layer).__name__}: 2 of 512 rows hold NaN or Inf" in said
+    kept = text[text.isfinite().all(-1)]
+    assert warned(lambda: [fr.nn.ReAlign(fitted)(part) for part in kept.split(64)]) == []
+    (said,) = warned(lambda: fr.nn.ReAlign(fitted).eval()(text.view(64, 16, D)))
+    assert "in eval mode: 2 of 1,024 rows hold NaN or Inf" in said
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_on_images_or_aligned_rows_is_reported(sides, fitted):
+    text, image = sides(5000)
+    aligned = fitted(text)
+    for rows in (image, aligned, image[:64], image.astype(np.float16), np.asfortranarray(image), image[::2]):
+        (said,) = warned(lambda rows=rows: fitted(rows))
+        assert "the rows of this call lie at the target already" in said and "\n" not in said
+    assert len(warned(lambda: fitted(image, noise=0.5))) == 1
+    assert len(warned(lambda: fitted(image.copy(), out=image.copy()))) == 1
+    assert warned(lambda: [fitted(text), fitted(text[:64]), fitted(image[:63]), fitted(image[0])]) == []
+    topic = text[np.argsort(text[:, 0])]
+    assert warned(lambda: [fitted(topic[lo : lo + 64]) for lo in range(0, 5000, 500)]) == []
+    text[::2] = 0.0
+    assert warned(lambda: fitted(text, bad_rows="keep")) == []
+
+
+def test_a_call_on_images_in_other_arrays(torch, sides, fitted):
+    image = sides(100)[1]
+    for rows in (torch.from_numpy(image), torch.from_numpy(image).bfloat16(), image.tolist()):
+        assert len(warned(lambda rows=rows: fitted(rows))) == 1
+
+
+def test_small_calls_are_checked_a_hundred_times(sides, fitted):
+    text, image = sides(4096)
+    for _ in range(100):
+        fitted(text[:64])
+    assert warned(lambda: fitted(image[:64])) == []
+    assert len(warned(lambda: fitted(image))) == 1
+
+
+def test_calls_without_a_gap_say_nothing(sides):
+    text, image = sides(1000)
+    same = fr.fit(text, text.copy()[::-1] + np.float32(1e-3))
+    assert warned(lambda: [same(text), same(image)]) == []
+
+
 def test_tokens_of_one_text_are_one_item(torch, sides, fitted):
     """Whose mean is that of one text."""
     layer = fr.nn.ReAlign(fitted)
@@ -206,7 +305,8 @@ def test_rows_without_a_direction_do_not_count(torch, sides, fitted):
     text, image = (torch.from_numpy(rows) for rows in sides(600))
     text[::2], image[::3] = 0.0, torch.nan
     assert warned(lambda: fr.nn.ReAlign(fitted)(text)) == []
-    assert len(warned(lambda: fr.nn.ReAlign(fitted)(image))) == 1
+    misfit, not_finite = sorted(warned(lambda: fr.nn.ReAlign(fitted)(image)))
+    assert "leaves a gap" in misfit and "171 of 512 rows hold NaN" in not_finite
 
 
 def test_no_rows_with_a_direction(fitted):

@@ -598,7 +598,7 @@ def test_embeddings_that_the_alignment_does_not_fit(tmp_path, rng, tokenizer):
         for use in (
             lambda collator: collator.check(examples, 1 << 20),
             lambda collator: [
-                collator([examples[int(i)] for i in part]) for part in rng.permutation(1200).reshape(-1, 60)
+                collator([examples[int(i)] for i in part]) for part in rng.permutation(1200).reshape(-1, 100)
             ],
         ):
             collator = Collator(tokenizer, open_embeddings(tmp_path / "rows.npy"), **made)

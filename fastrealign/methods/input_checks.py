@@ -1,0 +1,115 @@
+"""What a call and a module check of some of their rows before these are mapped: that they do not lie at the target already, as
+images and aligned rows do, and that they are finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.core.errors import warn
+from fastrealign.core.row_argument import Rows
+from fastrealign.core.tensors import is_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+# Rows that are enough to tell the sides apart: those of one side differ little in the direction of the gap.
+ENOUGH = 64
+# Checks of calls on fewer than _MANY rows, and of a module's switches to eval mode: so a loop does not pay for them. On more
+# rows a check costs a few hundredths of the call.
+CHECKS = 100
+_MANY = 4096
+# Rows within this share of the way from the target to the source lie at the target. Where the gap is small, sampling decides
+# nothing, and no rows do.
+_MIDDLE = 0.5
+_STANDARD_ERRORS = 4.0
+
+
+class BetweenMeans:
+    """Where rows lie between the means of both sides: 0 at the target's, 1 at the source's.
+
+    Rows of one topic lie apart from the mean of their side, but hardly in the direction of the gap.
+    """
+
+    def __init__(self, mean_source: np.ndarray, mean_target: np.ndarray) -> None:
+        gap = mean_source - mean_target
+        square = float(gap @ gap)
+        # Without a gap there is no direction, and every place is NaN.
+        self._direction = gap / (square if square > 0.0 else np.nan)
+        self._start = float(mean_target @ self._direction)
+        self._checks_left = CHECKS
+
+    def places(self, rows: Any) -> Any:
+        """float64 (n,), of an array or a tensor (n, d), on its device; NaN of a row without a direction."""
+        if is_tensor(rows):
+            rows = rows.detach().double()
+            return rows @ rows.new_tensor(self._direction) / rows.norm(dim=-1) - self._start
+        with np.errstate(all="ignore"):
+            rows = rows.astype(np.float64)
+            return rows @ self._direction / np.sqrt(np.einsum("nd,nd->n", rows, rows)) - self._start
+
+    def check_call(self, rows: Rows) -> None:
+        """A FitWarning where a call maps rows that lie at the target; a look at ENOUGH rows or some more, evenly spaced."""
+        if len(rows) < _MANY:
+            if not self._checks_left:
+                return
+            self._checks_left -= 1
+        places = self.places(rows[:: len(rows) // ENOUGH])
+        warn_if_at_target(np.asarray(places.tolist()), "the rows of this call")
+
+
+class FirstInputs:
+    """Warns once of the first rows that a module maps, which are kept on their device until there are enough."""
+
+    def __init__(self, which: str) -> None:
+        self._which = which
+        self._between: BetweenMeans | None = None
+        self._places: list[torch.Tensor] = []
+        self._finite: list[torch.Tensor] = []
+        self._items = 0
+
+    def look(self, means: Callable[[], BetweenMeans | None], rows: torch.Tensor, items: int) -> bool:
+        """Look at rows (n, d) of `items` independent items; True once there were enough, or if there are no means."""
+        if not items:
+            return False
+        self._between = self._between or means()
+        if self._between is None:
+            return True
+        rows = rows.detach().reshape(items, -1, rows.shape[-1])[: ENOUGH - self._items]
+        self._places.append(self._between.places(rows.flatten(0, 1)).reshape(len(rows), -1).nanmean(-1))
+        self._finite.append(rows.isfinite().all(-1).flatten())
+        self._items += len(rows)
+        if self._items < ENOUGH:
+            return False
+        places, finite = (np.concatenate([part.tolist() for part in parts]) for parts in (self._places, self._finite))
+        warn_if_not_finite(int((finite == 0).sum()), len(finite), self._which)
+        warn_if_at_target(places, self._which, "call the model on them without this layer")
+        return True
+
+
+def warn_if_at_target(places: np.ndarray, which: str, instead: str = "use those as they are") -> None:
+    """A FitWarning that says what to do. It has no figures, so that Python shows it once for a line of code."""
+    if at_target(places):
+        warn(
+            f"{which} lie at the target already, so the alignment moves them away from it: they look like images or aligned "
+            f"rows; {instead}. Only rows of the source (text) are to be aligned"
+        )
+
+
+def at_target(places: np.ndarray) -> bool:
+    """Whether independent rows at these places lie at the target, beyond what sampling explains."""
+    places = places[np.isfinite(places)]
+    if len(places) < ENOUGH // 2:
+        return False
+    return bool(abs(places.mean()) + _STANDARD_ERRORS * places.std() / np.sqrt(len(places)) < _MIDDLE)
+
+
+def warn_if_not_finite(bad: int, rows: int, which: str) -> None:
+    """A FitWarning of rows that a module passes on unchanged."""
+    if bad:
+        warn(
+            f"{which}: {bad:,} of {rows:,} rows hold NaN or Inf and pass unchanged, so a loss of them is NaN; leave such "
+            "rows out, with x[x.isfinite().all(-1)]"
+        )
