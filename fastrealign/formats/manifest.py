@@ -28,6 +28,8 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 # Entries whose elements (shards, fingerprints) each have a line, and at which depth.
 _LEVELS = {"shards": 1, "asked": 2}
+# Values of a shard's record that are there only where they say something.
+_OPTIONAL = ("whole", "dropped")
 _COUNTS = ("rows_in", "rows_out", "skipped", "bad_rows", "bytes")
 
 
@@ -126,6 +128,7 @@ class ShardRecord:
     rows_in, rows_out   embeddings read and written
     skipped             items of the source without an embedding
     bad_rows, first_bad rows without a direction, and the first of them as [row, why]; of an embed, all items left out
+    dropped             with bad_rows "skip" all rows that were left out, as runs [first, last], numbered from 0 in the shard
     bytes, ends, whole  the fingerprint of the file
     metadata            name of the metadata file written with it
     """
@@ -140,13 +143,14 @@ class ShardRecord:
     ends: str
     metadata: str | None = None
     whole: str | None = None
+    dropped: list[list[int]] | None = None
 
     @property
     def fingerprint(self) -> FileFingerprint:
         return FileFingerprint(self.bytes, self.ends, None, self.whole)
 
     def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "whole" or value is not None}
+        return {name: value for name, value in vars(self).items() if name not in _OPTIONAL or value is not None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ShardRecord:
@@ -252,6 +256,10 @@ def _is_bad_row(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and COUNT.holds(value[0]) and TEXT.holds(value[1])
 
 
+def _is_run(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(COUNT.holds, value)) and value[0] <= value[1]
+
+
 def _is_left_out(value: object) -> bool:
     sides = list(value.values()) if isinstance(value, dict) else [None]
     return all(isinstance(side, dict) and all(map(TEXT.holds, side.values())) for side in sides)
@@ -277,6 +285,7 @@ _SHARD = {
     "first_bad": Rule(
         "a list of rows, each with a reason", lambda value: _LIST.holds(value) and all(map(_is_bad_row, value))
     ),
+    "dropped": or_none(Rule("a list of runs of rows", lambda value: _LIST.holds(value) and all(map(_is_run, value)))),
     "ends": TEXT,
     "metadata": or_none(_NAME),
     "whole": or_none(TEXT),

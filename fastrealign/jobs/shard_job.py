@@ -176,6 +176,7 @@ class ShardJob(Job[Report]):
         shards = dict(zip(self.layout.names, self.rows.files.shards, strict=True))
         bad = [f"{shards[done.name].where(row)} {why}" for done in manifest.shards for row, why in done.first_bad]
         rows_now, bytes_now = self.now
+        written_now = [shard for shard in manifest.shards if shard.name not in self.before]
         return Report(
             kind=manifest.spec.kind,
             source=self.rows.name,
@@ -198,6 +199,8 @@ class ShardJob(Job[Report]):
             bytes_out=sum(shard.bytes for shard in manifest.shards),
             rows_now=rows_now,
             bytes_now=bytes_now,
+            aligned_now=sum(shard.rows_in - shard.bad_rows for shard in written_now),
+            bad_now=sum(shard.bad_rows for shard in written_now),
             seconds=time.perf_counter() - self.started,
             files={"alignment": str(self.layout.alignment), "manifest": str(self.layout.manifest)},
         )

@@ -47,7 +47,7 @@ class Report:
     bad_rows : int
         Rows without a direction (NaN, Inf, zero); `bad_rows_were` "skip": left out, "keep": written unmapped.
     first_bad : list of str
-        The first of them, one line each.
+        The first of them, one line each; where they were left out, the manifest has all, as `dropped` of each shard.
     left_out : list of str
         Shards that could not be read and were left out, one line each.
     notes : list of str
@@ -57,7 +57,9 @@ class Report:
     bytes_out : int
         Size of all output shards.
     rows_now, bytes_now : int
-        Embeddings that this run aligned, and their size as read.
+        Embeddings that this run read to align them, and their size.
+    aligned_now, bad_now : int
+        Of the shards that this run completed: rows that it aligned and wrote, and bad rows.
     seconds : float
         Time of this run, with the fit.
     files : dict
@@ -85,6 +87,8 @@ class Report:
     bytes_out: int
     rows_now: int
     bytes_now: int
+    aligned_now: int
+    bad_now: int
     seconds: float
     files: dict[str, str]
 
@@ -121,6 +125,7 @@ class Report:
         }
 
     def __str__(self) -> str:
+        fate = "left out" if self.bad_rows_were == "skip" else "kept unmapped"
         rows_out, shards = count(self.rows_out, "row"), count(self.shards, "shard")
         if self.nothing_to_do:
             head = f"nothing to do: {self.out} is complete, {shards} of {rows_out}"
@@ -128,13 +133,16 @@ class Report:
             a = self.alignment
             by = "" if isinstance(a, Alignment) else f" by {a.name}"
             what, wide = ("mapped", f"{a.dim} to {a.dim_out}") if isinstance(a, PairedMap) else ("aligned", f"{a.dim}")
-            head = f"{what} {count(self.rows_now, 'row')} of {self.source}{by}, {wide} wide"
+            head = f"{what} {count(self.aligned_now, 'row')} of {self.source}{by}, {wide} wide"
+            if self.bad_now:
+                head += f"; {count(self.bad_now, 'bad row')} {fate}"
             if self.shards_before:
                 before = does(self.shards_before, "were")
                 head += f"; {self.shards_before:,} of {count(self.shards, 'shard')} {before} complete before"
         fitted = self.alignment if self.kind == "align" and isinstance(self.alignment, Alignment) else None
-        fate = "left out" if self.bad_rows_were == "skip" else "kept unmapped"
         bad = [f"{self.bad_rows:,} {fate}, the first of them:", *self.first_bad[:5]]
+        if self.bad_rows_were == "skip":
+            bad.append(f"their numbers: 'dropped' of each shard in {self.files['manifest']}")
         lost = [f"{count(len(self.left_out), 'shard')} that could not be read, the first of them:", *self.left_out[:5]]
         speed = f"{short(self.rows_per_second)} rows/s, {self.gb_per_second:.2f} GB/s of source"
         lines = [

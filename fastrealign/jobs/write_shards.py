@@ -50,6 +50,7 @@ class _OutputShard:
         self.good = 0
         self.bad = 0
         self.first_bad: list[tuple[int, str]] = []
+        self.dropped: list[np.ndarray] = []  # numbers of the rows that are left out, of each chunk
         self.kept: list[np.ndarray] = []  # masks of the chunks, where rows are left out and metadata must follow
         self.lock = threading.Lock()
         self._writer: formats.ShardWriter | None = None
@@ -168,6 +169,7 @@ class ThreadedWriter:
             writer = output.writer(lambda: self._writer(piece.shard))
             if flags is not None and self._plan.read.bad_rows == "skip":
                 keep = np.equal(flags, GOOD)
+                output.dropped.append(lo + np.flatnonzero(~keep))
                 writer.write(out[keep] if counts.bad else out, keep if counts.bad else None)
                 if output.shard.metadata is not None:
                     output.kept.append(keep)
@@ -214,14 +216,15 @@ class ThreadedWriter:
                 keep = np.concatenate(output.kept) if output.kept else None
                 formats.write_metadata(named, self._plan.out.root, keep, self._plan.output.fsync)
             found = FileFingerprint.of(writer.path, whole=self._plan.output.verify)
-            written = output.good if self._plan.read.bad_rows == "skip" else output.good + output.bad
+            skip = self._plan.read.bad_rows == "skip"
             record = ShardRecord(
                 name=name,
                 rows_in=shard.rows,
-                rows_out=written,
+                rows_out=output.good if skip else output.good + output.bad,
                 skipped=shard.skipped,
                 bad_rows=output.bad,
                 first_bad=[list(bad) for bad in output.first_bad],
+                dropped=_runs(output.dropped) if skip else None,
                 bytes=found.bytes,
                 ends=found.ends,
                 metadata=metadata,
@@ -256,6 +259,14 @@ def check_devices(method: str, workers: Workers, noise: NoiseOptions) -> None:
     """InputError for devices, and noise or a method that takes steps: they are computed on the CPU."""
     if workers.devices and (noise or method in (*IN_STEPS, *PAIRED_METHODS)):
         raise InputError(f"{'noise' if noise else method} is computed on the CPU; leave out devices")
+
+
+def _runs(numbers: list[np.ndarray]) -> list[list[int]]:
+    """Ascending numbers as runs: [first, last] of each."""
+    found = np.concatenate([np.empty(0, np.int64), *numbers])
+    first = np.flatnonzero(np.diff(found, prepend=-2) != 1)
+    last = np.append(first, len(found))[1:] - 1
+    return np.column_stack([found[first], found[last]]).tolist()
 
 
 def _listed(flags: np.ndarray, lo: int) -> list[tuple[int, str]]:

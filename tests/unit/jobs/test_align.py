@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.cli.main import main
 from fastrealign.core import reference
 from fastrealign.data.row_source import PIECE_BYTES
 from fastrealign.data.workers import Host
@@ -196,6 +197,53 @@ def test_only_so_many_bad_rows_are_listed_and_all_are_counted(tmp_path):
     report = fr.apply_files(alignment, tmp_path / "t.npy", tmp_path / "out", bad_rows="keep", threads=2)
     assert report.bad_rows == 401 and len(report.first_bad) == 20
     assert "row 3 has" in report.first_bad[0] and f"row {len(text) - 382} is" in report.first_bad[-1]
+
+
+def test_all_rows_left_out_can_be_found_again(tmp_path, monkeypatch, capsys):
+    """By the manifest, over chunks and shards, after a resume too; the headline counts what was written."""
+    monkeypatch.setattr("fastrealign.data.workers.PIECE_BYTES", 64 * 100)
+    text = corpus.rows(1000, 1)
+    bad = [0, 3, *range(60, 350), 499, 500, 999]
+    text[bad] = np.nan
+    source = corpus.npy_folder(tmp_path / "text", [text[:500], text[500:]])
+    fr.fit(corpus.rows(900, 3), corpus.rows(900, 2)).save(tmp_path / "a.safetensors")
+    words = [
+        "apply",
+        str(tmp_path / "a.safetensors"),
+        str(source),
+        "--out",
+        str(tmp_path / "out"),
+        "--bad-rows",
+        "skip",
+    ]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"aligned 705 rows of {source}, 16 wide; 295 bad rows left out\n")
+    assert f"their numbers: 'dropped' of each shard in {tmp_path / 'out' / 'manifest.json'}" in said
+    shards = json.loads((tmp_path / "out" / "manifest.json").read_text())["shards"]
+    assert shards[0]["dropped"] == [[0, 0], [3, 3], [60, 349], [499, 499]] and shards[1]["dropped"] == [
+        [0, 0],
+        [499, 499],
+    ]
+    numbers, first = [], 0
+    for shard in shards:
+        keep = np.ones(shard["rows_in"], bool)
+        for start, end in shard["dropped"]:
+            keep[start : end + 1] = False
+        assert shard["rows_out"] == keep.sum() == len(np.load(tmp_path / "out" / shard["name"]))
+        numbers, first = [*numbers, *first + np.flatnonzero(keep)], first + shard["rows_in"]
+    assert np.array_equal(numbers, np.setdiff1d(np.arange(1000), bad))
+    part = corpus.npy_folder(tmp_path / "part", [corpus.rows(500, 4), text[500:]])
+    words = ["apply", str(tmp_path / "a.safetensors"), str(part), "--out", str(tmp_path / "resumed")]
+    assert main(words) == 2 and "1 of 2 shards is complete" in capsys.readouterr().err
+    assert main([*words, "--bad-rows", "skip", "--resume"]) == 0
+    assert capsys.readouterr().out.startswith(
+        f"aligned 498 rows of {part}, 16 wide; 2 bad rows left out; 1 of 2 shards"
+    )
+    resumed = json.loads((tmp_path / "resumed" / "manifest.json").read_text())["shards"]
+    assert [shard.get("dropped", []) for shard in resumed] == [[], [[0, 0], [499, 499]]]
+    kept = fr.apply_files(tmp_path / "a.safetensors", source, tmp_path / "kept", bad_rows="keep")
+    assert "aligned 705 rows" in str(kept) and "295 bad rows kept unmapped" in str(kept) and "dropped" not in str(kept)
 
 
 def _retrieval_folder(root, text, image):

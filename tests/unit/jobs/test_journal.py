@@ -185,6 +185,8 @@ def test_what_is_not_a_line_of_a_journal_counts_for_nothing(tmp_path, line):
         {"name": "/mine.npy"},
         {"metadata": ["m"]},
         {"first_bad": [[0]]},
+        {"dropped": [[3, 2]]},
+        {"dropped": [3]},
         {"ends": None},
         {"bytes": 10**400},
     ],
