@@ -33,24 +33,11 @@ FR_INLINE void prefetch_rows(const T* const* rows, const U* const* values, int p
     }
 }
 
-// A number of each row of a batch.
-typedef double OneOfEach __attribute__((vector_size(batch_rows * sizeof(double))));
-inline OneOfEach one_of_each(const double* of_rows) {
-    OneOfEach all;
-    memcpy(&all, of_rows, sizeof all);
-    return all;
-}
-
 }  // namespace FR_ISA
 
 template <>
-inline FR_ISA::OneOfEach inverse_sqrt(FR_ISA::OneOfEach x) {
-    static_assert(batch_rows == lanes);
-    FR_ISA::D8 root;
-    memcpy(&root, &x, sizeof root);
-    root = FR_ISA::square_root(root);
-    memcpy(&x, &root, sizeof x);
-    return 1.0 / x;
+inline FR_ISA::Register64 inverse_sqrt(FR_ISA::Register64 x) {
+    return 1.0 / FR_ISA::square_root(x);
 }
 
 namespace FR_ISA {
@@ -84,15 +71,24 @@ struct Batch {
     }
     static constexpr int64_t line = cache_line / static_cast<int64_t>(sizeof(T));  // columns
 
-    // The coefficients of all rows from their dot products, in one vector each.
+    // The coefficients of all rows from their dot products, for as many at once as a register holds: GCC compares the
+    // lanes of a wider vector one by one.
     FR_NOINLINE void find_coefficients(const RowMap& map) {
-        CoefficientsOf<OneOfEach> k;
-        const auto good =
-            fastrealign::find_coefficients(map, DotsOf<OneOfEach>{one_of_each(p), one_of_each(q), one_of_each(r)}, k);
-        memcpy(alpha, &k.alpha, sizeof alpha);
-        memcpy(beta, &k.beta, sizeof beta);
-        memcpy(gamma, &k.gamma, sizeof gamma);
-        for (int i = 0; i < batch_rows; ++i) states[i] = good[i] ? RowState::good : RowState::recompute;
+        constexpr int at_once = sizeof(Register64) / sizeof(double);
+        for (int i = 0; i < batch_rows; i += at_once) {
+            const auto of_rows = [i](const double* all) {
+                Register64 some;
+                memcpy(&some, all + i, sizeof some);
+                return some;
+            };
+            CoefficientsOf<Register64> k;
+            const auto good =
+                fastrealign::find_coefficients(map, DotsOf<Register64>{of_rows(p), of_rows(q), of_rows(r)}, k);
+            memcpy(alpha + i, &k.alpha, sizeof k.alpha);
+            memcpy(beta + i, &k.beta, sizeof k.beta);
+            memcpy(gamma + i, &k.gamma, sizeof k.gamma);
+            for (int j = 0; j < at_once; ++j) states[i + j] = good[j] ? RowState::good : RowState::recompute;
+        }
     }
 };
 

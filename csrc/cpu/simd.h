@@ -90,7 +90,8 @@ inline S8 splat(double x) { return {_mm512_set1_pd(x)}; }
 inline D8 fma(D8 a, D8 b, D8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 inline D8 mul(D8 a, D8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
 inline D8 add(D8 a, D8 b) { return {_mm512_add_pd(a.v, b.v)}; }
-inline D8 square_root(D8 x) { return {_mm512_maskz_sqrt_pd(0xff, x.v)}; }
+typedef double Register64 __attribute__((vector_size(64)));
+inline Register64 square_root(Register64 x) { return _mm512_maskz_sqrt_pd(0xff, x); }
 inline D8 to_d8(F8 x) { return {_mm512_cvtps_pd(x.v)}; }
 inline F8 to_f8(D8 x) { return {_mm512_cvtpd_ps(x.v)}; }
 inline D8 load_d8(const double* x) { return {_mm512_loadu_pd(x)}; }
@@ -205,7 +206,8 @@ inline D8 fma(D8 a, D8 b, D8 c) { return {fma(a.lo, b.lo, c.lo), fma(a.hi, b.hi,
 inline D8 fma(S8 a, D8 b, D8 c) { return {fma(a.v, b.lo, c.lo), fma(a.v, b.hi, c.hi)}; }
 inline D8 mul(S8 a, D8 b) { return {mul(a.v, b.lo), mul(a.v, b.hi)}; }
 inline D8 add(D8 a, D8 b) { return {add(a.lo, b.lo), add(a.hi, b.hi)}; }
-inline D8 square_root(D8 x) { return {{_mm256_sqrt_pd(x.lo.v)}, {_mm256_sqrt_pd(x.hi.v)}}; }
+typedef double Register64 __attribute__((vector_size(32)));
+inline Register64 square_root(Register64 x) { return _mm256_sqrt_pd(x); }
 inline D8 to_d8(F8 x) {
     return {{_mm256_cvtps_pd(_mm256_castps256_ps128(x.v))}, {_mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))}};
 }
@@ -288,10 +290,8 @@ using D8Part = D8;
 inline S8 splat(double x) { return {D8Vector{} + x}; }
 inline D8 mul(D8 a, D8 b) { return {a.v * b.v}; }
 inline D8 add(D8 a, D8 b) { return {a.v + b.v}; }
-inline D8 square_root(D8 x) {
-    for (int i = 0; i < lanes; ++i) x.v[i] = sqrt(x.v[i]);
-    return x;
-}
+typedef double Register64 __attribute__((vector_size(16)));
+inline Register64 square_root(Register64 x) { return Register64{sqrt(x[0]), sqrt(x[1])}; }
 inline D8 to_d8(F8 x) { return {__builtin_convertvector(x.v, D8Vector)}; }
 inline F8 to_f8(D8 x) { return {__builtin_convertvector(x.v, F8Vector)}; }
 
