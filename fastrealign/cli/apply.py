@@ -33,7 +33,7 @@ examples:
 
 def add(command: Command) -> None:
     """Add the subcommand."""
-    text = "apply a saved alignment (or another method) to embeddings, shard for shard"
+    text = "apply a saved alignment (or another saved method) to embeddings, shard for shard"
     parser = command("apply", text, _MORE, run=run, shares=True)
     parser.add_argument(
         "alignment",

@@ -9,7 +9,7 @@ import fastrealign as fr
 from fastrealign.cli import arguments, role_options
 from fastrealign.cli.console import show
 from fastrealign.cli.lazy import inspection, process_group
-from fastrealign.cli.parser import Command
+from fastrealign.cli.parser import Command, may_be_target
 from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def run(args: argparse.Namespace) -> None:
             "--decay weighs the old rows of an update; name the alignment to update with --from, or leave it out"
         )
     elif args.target is None:
-        raise InputError("fit needs a --target, or an alignment to bring up to date: --from")
+        raise InputError(
+            f"fit needs a --target, or an alignment to bring up to date: --from{may_be_target(args.source)}"
+        )
     else:
         shared = arguments.chosen(args, "group", "devices", "max_memory")
         source, target = arguments.paths(args.source), arguments.paths(args.target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,13 +109,40 @@ class _Parser(argparse.ArgumentParser):
         args, self._from_file = with_config(args, self, self.commands)
         known, rest = super().parse_known_args(args, namespace)
         if rest and self._subparsers is None:  # here, since the parser of all commands would refer to its own help
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            self.error(f"unrecognized arguments: {' '.join(rest)}{self._sides(rest)}")
         return known, rest
 
     def _unknown(self, name: str) -> str:
         if message := of_others(name, "--" + name.lstrip("-"), self, self.commands):
             return message
         return f"there is no option {name}{meant('-' + name.lstrip('-'), self._option_string_actions)}"
+
+    def _sides(self, rest: Sequence[str]) -> str:
+        """For a message that says that these words are too many: that both sides are given by options; "" if not so."""
+        sides = ("--source", "--target")
+        if (
+            len(rest) != 2
+            or any(word.startswith("-") for word in rest)
+            or not self._option_string_actions.keys() >= {*sides}
+        ):
+            return ""
+        return f"; give them as {shlex.join([sides[0], rest[0], sides[1], rest[1]])}"
+
+    def _target_among_sources(self) -> str:
+        """For a message that says that --target is missing: which path may be meant by it; "" if there is none."""
+        sources: list[str] = []
+        words = iter(self._words)
+        for word in words:
+            action = self._option_string_actions.get(word)
+            if action is None and not word.startswith("-"):
+                sources.append(word)
+            elif action is None or action.nargs == 0 or "=" in word:
+                continue
+            elif action.nargs is None:
+                next(words, None)
+            else:
+                break  # what follows may be values of the option
+        return may_be_target(sources)
 
     def swallowed(self, missing: Sequence[str]) -> str:
         """For a message that says that these paths are missing: which option of several took them; "" if none did."""
@@ -142,6 +170,15 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("the following arguments are required: "):
             paths = [str(one.metavar) for one in self._get_positional_actions()]
             message += self.swallowed([one for one in paths if one in message])
+            if paths == ["SOURCE"] and "--target" in message:
+                message += self._target_among_sources()
         for option, where in self._from_file.items():
             message = message.replace(f"argument {option}: ", f"{where}: ")
         raise InputError(f"{message}{' See' if message.endswith('?') else '; see'} {self.prog} --help")
+
+
+def may_be_target(sources: Sequence[str]) -> str:
+    """For a message that says that --target is missing, where several paths were given as SOURCE."""
+    return (
+        "" if len(sources) < 2 else f"; is {sources[-1]} the target? Then write {shlex.join(['--target', sources[-1]])}"
+    )

@@ -26,7 +26,8 @@ from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.manifest import MANIFEST, Manifest
 from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.formats.safetensors_files import own_kind
-from fastrealign.jobs.journal import Journal, rank_journals
+from fastrealign.jobs.folders import walk
+from fastrealign.jobs.journal import unrecorded, what_is_done
 from fastrealign.jobs.map_text import describe_map
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.summary import column_text, gap_lines, noise_text, sampling_lines
@@ -214,11 +215,17 @@ def _manifest(folder: Place, path: Place | None = None) -> Found:
 
 
 def _unfinished(folder: Place) -> Found:
-    noted = Journal.peek(folder / JOURNAL)
-    of_ranks = sum(len(Journal.peek(path).shards) for path in rank_journals(folder / JOURNAL))
-    done, all_shards = len(noted.shards) + of_ranks, len(noted.spec.source) if noted.spec else 0
-    value = {"kind": "output", "path": str(folder), "complete": False, "shards": all_shards, "shards_complete": done}
-    state = f"{done} of {count(all_shards, 'shard')} complete; resume it with {option('resume', True)}"
+    noted, done = what_is_done(folder / JOURNAL)
+    all_shards = len(noted.spec.source) if noted.spec else 0
+    value = {
+        "kind": "output",
+        "path": str(folder),
+        "complete": False,
+        "shards": all_shards,
+        "shards_complete": len(done),
+    }
+    again = unrecorded(noted, done, walk(folder))
+    state = f"{len(done)} of {count(all_shards, 'shard')} complete{again}; resume it with {option('resume', True)}"
     return value, shown(f"{folder}: an unfinished run, {state}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
 
-from fastrealign.core.errors import FastRealignError, shortage
+from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
 from fastrealign.core.wording import option
@@ -107,13 +107,18 @@ class Job(ABC, Generic[R]):
 
 
 def with_state(error: BaseException, done: int, of: int) -> BaseException:
-    """The error of a run of `of` shards, saying how many are complete and how to resume."""
-    state = f"{done} of {count(of, 'shard')} {does(done, 'are')} complete, resume with {option('resume', True)}"
+    """The error of a run of `of` shards, saying how many are complete and how to resume.
+
+    An InputError returns where the same command is resumed: it or its input has to change first.
+    """
+    complete = f"{done} of {count(of, 'shard')} {does(done, 'are')} complete"
+    state = f"{complete}, resume with {option('resume', True)}"
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"interrupted; {state if done else 'nothing was written'}")
     short = shortage(error)
     if short is not None:
         return FastRealignError(f"{short}; {state}" if done else short)
     if isinstance(error, FastRealignError) and done:
-        return type(error)(f"{error}; {state}")
+        then = f"then add {option('resume', True)}, since {complete}" if isinstance(error, InputError) else state
+        return type(error)(f"{error}; {then}")
     return error

@@ -16,15 +16,17 @@ import base64
 import json
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
+from fastrealign.core.formatting import does
 from fastrealign.core.version import __version__
 from fastrealign.formats.manifest import FORMAT, JobSpec, ShardRecord
 from fastrealign.storage.append_log import open_append_log, read_append_log
@@ -293,3 +295,19 @@ _GROUP = {
 def rank_journals(journal: Place) -> list[Path]:
     """Beside the journal of a run, those that other ranks have left; on a server there are none."""
     return sorted(journal.parent.glob(f"{journal.stem}.*{journal.suffix}")) if isinstance(journal, Path) else []
+
+
+def what_is_done(journal: Place) -> tuple[Noted, set[str]]:
+    """What the journal of an unfinished run notes, and the names of the shards that it and those of other ranks record."""
+    noted = Journal.peek(journal)
+    return noted, noted.names.union(*(Journal.peek(path).names for path in rank_journals(journal)))
+
+
+def unrecorded(noted: Noted, done: set[str], there: Iterable[str]) -> str:
+    """For a message: the shards of an unfinished run that are in place without a record, as a kill may leave them."""
+    found = {path.as_posix() for name in there for path in (PurePosixPath(name), *PurePosixPath(name).parents)}
+    names = sorted(found.intersection(noted.spec.source if noted.spec else ()) - done)
+    if not names:
+        return ""
+    which = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
+    return f"; {which} {does(len(names), 'are')} there without a record and will be made again"

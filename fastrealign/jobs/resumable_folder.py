@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.core.wording import option
 from fastrealign.data.options import OutputOptions
 from fastrealign.formats.manifest import JobSpec, Manifest
-from fastrealign.jobs.journal import Journal, rank_journals
+from fastrealign.jobs.journal import Journal, unrecorded, what_is_done
 from fastrealign.jobs.layout import Layout
 from fastrealign.jobs.output_folder import OutputFolder
 from fastrealign.jobs.resume import PreviousRun, planned, remove_files
@@ -155,13 +156,14 @@ class ResumableFolder(OutputFolder):
         if journal.exists():
             check_not_held(journal)  # another process may write there now, and neither way to go on would be open
             try:
-                done = sum(len(Journal.peek(path).shards) for path in (journal, *rank_journals(journal)))
+                noted, done = what_is_done(journal)
             except InputError:
                 if journal.exists():
                     raise
                 return _JUST_WRITTEN
+            state = f"{count(len(done), 'shard')} complete{unrecorded(noted, done, there)}"
             return (
-                f"holds an unfinished run ({done} shards complete); continue it with {option('resume', True)} or restart with "
+                f"holds an unfinished run ({state}); continue it with {option('resume', True)} or restart with "
                 f"{option('overwrite', True)}"
             )
         if self.layout.here(self.layout.manifest) in there:

@@ -84,7 +84,7 @@ def test_errors_of_actors_are_those_of_one_process(cluster, folders, tmp_path):
         fr.ray.apply_files(alignment, text, tmp_path / "out", actors=1)
     # What was complete is kept, and one process continues from there.
     np.save(text / "part_4.npy", np.where(np.isfinite(rows), rows, 1.0).astype(np.float32))
-    report = fr.apply_files(alignment, text, tmp_path / "out", resume="complete, resume with" in str(caught.value))
+    report = fr.apply_files(alignment, text, tmp_path / "out", resume="add resume=True" in str(caught.value))
     fr.apply_files(alignment, text, tmp_path / "alone")
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
     assert report.shards == 6

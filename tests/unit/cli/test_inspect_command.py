@@ -77,7 +77,19 @@ def test_inspect_an_unfinished_output(tmp_path, sides, run):
 
     with pytest.raises(fr.FastRealignError):
         fr.align(*sides, tmp_path / "out", threads=1, progress=StopAfter(60))
-    assert "an unfinished run, 1 of 3 shards complete" in run("inspect", tmp_path / "out")[1]
+    out = tmp_path / "out"
+    assert "an unfinished run, 1 of 3 shards complete; resume it" in run("inspect", out)[1]
+    # A kill between a shard's last name and its record leaves both apart.
+    for name, said in (
+        ("part_1.npy", "part_1.npy is there without a record and will be made again"),
+        ("part_2.npy", "part_1.npy and 1 more are there without a record and will be made again"),
+    ):
+        (out / name).write_bytes(b"")
+        assert f"1 of 3 shards complete; {said}; resume it with --resume" in run("inspect", out)[1]
+        assert (
+            f"(1 shard complete; {said}); continue it" in run("align", sides[0], "--target", sides[1], "--out", out)[2]
+        )
+    assert run("align", sides[0], "--target", sides[1], "--out", out, "--resume")[0] == 0
 
 
 def test_inspect_nothing(tmp_path, run):

@@ -34,6 +34,16 @@ def test_version(run):
         (["fit", "x", "--target", "y", "--out", "z", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
         (["align", "x", "--target", "y", "--out", "z", "--resume", "--overwrite"], "not allowed with"),
         (["report", "x", "--out", "z.html"], "unrecognized arguments: x; see fastrealign report --help"),
+        (["report", "a b/", "c/", "--out", "z.html"], "; give them as --source 'a b/' --target c/; see"),
+        (["align", "a/", "c/"], "; is c/ the target? Then write --target c/; see fastrealign align --help"),
+        (
+            ["align", "--out", "z", "--resume", "--dtype=float16", "a/", "c d/"],
+            "; is c d/ the target? Then write --target 'c",
+        ),
+        (
+            ["align", "a/", "--out", "z", "--threads", "2"],
+            "arguments are required: --target; see fastrealign align --help",
+        ),
         (["train", "stage1", "x", "y"], "unrecognized arguments: y; see fastrealign train stage1 --help"),
     ],
 )
@@ -41,6 +51,12 @@ def test_usage_errors_are_one_line(run, argv, named):
     code, out, err = run(*argv)
     assert (code, out) == (2, "")
     assert err.startswith("fastrealign: error: ") and err.count("\n") == 1 and named in err and "--help" in err
+
+
+def test_a_fit_of_two_paths_without_a_target(run):
+    _, _, err = run("fit", "a/", "c/", "--out", "z.safetensors")
+    assert err.endswith("bring up to date: --from; is c/ the target? Then write --target c/\n")
+    assert "is a/" not in run("fit", "a/", "--out", "z.safetensors")[2]
 
 
 @pytest.mark.parametrize(
