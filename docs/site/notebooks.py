@@ -15,7 +15,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "examples" / "notebooks"
 def executed(path: Path) -> Any:
     """The notebook with fresh outputs; an error in a cell is raised."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": FOLDER}}).execute()
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", coalesce_streams=True, resources={"metadata": {"path": FOLDER}}
+    ).execute()
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
