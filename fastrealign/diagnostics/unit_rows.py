@@ -209,6 +209,6 @@ def _refused(row: str) -> BadRowsError:
     how = either(
         "with `fastrealign convert --bad-rows skip`", "with rows[np.isfinite(rows).all(axis=1) & rows.any(axis=1)]"
     )
-    error = BadRowsError(f"{row}; leave such rows out before measuring, {how}")
+    error = BadRowsError(f"{row}; leave such rows out before measuring, of pairs on both sides, {how}")
     error.row = row
     return error

@@ -68,9 +68,11 @@ def test_what_metrics_advise_for_bad_rows_works(tmp_path, capsys):
     """In Python an expression, on the command line a command."""
     rows = X.copy()
     rows[3], rows[9] = np.inf, 0.0
-    with pytest.raises(fr.BadRowsError, match="leave such rows out before measuring, with ") as caught:
+    with pytest.raises(
+        fr.BadRowsError, match="leave such rows out before measuring, of pairs on both sides, with "
+    ) as caught:
         fr.diagnostics.gap(rows, X + 1)
-    advised = eval(str(caught.value).partition("before measuring, with ")[2], {"rows": rows, "np": np})
+    advised = eval(str(caught.value).partition(" both sides, with ")[2], {"rows": rows, "np": np})
     assert len(advised) == 38 and fr.diagnostics.gap(advised, X + 1) > 0
     np.save(tmp_path / "x.npy", rows)
     with on_command_line(), pytest.raises(fr.BadRowsError) as caught:
