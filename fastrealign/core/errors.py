@@ -113,14 +113,19 @@ class FitWarning(UserWarning):
     """The fit is valid, but its statistics are weak."""
 
 
-# Frames of torch between the caller and a module.
-_MODULES = os.path.join("torch", "nn", "modules", "")
+# Parts of the paths of frames between a caller and a module of torch or an estimator of scikit-learn.
+_CALLING = (os.path.join("torch", "nn", "modules", ""), os.path.join("", "sklearn", ""))
 
 
 def warn(message: str, kind: type[Warning] = FitWarning) -> None:
-    """A warning that points at the line that called the package, or a module of it; one line, like the errors."""
+    """A warning of one line, like the errors; it points at the line that called the package, a module or an estimator of it."""
     here, level = os.path.join(os.path.dirname(os.path.dirname(__file__)), ""), 2
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and (frame.f_code.co_filename.startswith(here) or _MODULES in frame.f_code.co_filename):
+    while frame is not None and _between(frame.f_code.co_filename, here):
         frame, level = frame.f_back, level + 1
     warnings.warn(shown(message), kind, stacklevel=level)
+
+
+def _between(path: str, here: str) -> bool:
+    """Whether the code of a frame belongs to the package in the folder `here`, or to what calls it for the user."""
+    return path.startswith(here) or any(part in path for part in _CALLING)

@@ -74,8 +74,8 @@ class MapsRows(Saved):
     ) -> Any:
         """Map rows: of an Alignment to unit rows, where the target lies.
 
-        An Alignment warns (FitWarning) of rows that lie at the target already, such as images: in every call with 4,096 rows or
-        more, and in its first hundred calls with 64 or more. Rows that it does not fit for other reasons: `check`.
+        An Alignment warns (FitWarning) of rows that lie at the target already, such as images: in every call with 65,536 rows
+        or more, and in its first hundred calls with 64 or more. Rows that it does not fit for other reasons: `check`.
 
         Parameters
         ----------

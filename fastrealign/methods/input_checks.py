@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 # Rows that are enough to tell the sides apart: those of one side differ little in the direction of the gap.
 ENOUGH = 64
-# Checks of calls on fewer than _MANY rows, and of a module's switches to eval mode: so a loop does not pay for them. On more
-# rows a check costs a few hundredths of the call.
+# Checks of calls on fewer than _MANY rows, and of a module's switches to eval mode: so a loop does not pay for them. Between
+# long calls, whose rows take the place of its code in the caches, a check takes up to 0.5 ms.
 CHECKS = 100
-_MANY = 4096
+_MANY = 65536
 # Rows within this share of the way from the target to the source lie at the target. Where the gap is small, sampling decides
 # nothing, and no rows do.
 _MIDDLE = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import warnings
@@ -183,11 +184,21 @@ def test_a_loop_that_switches_at_every_step_pays_a_hundred_times(torch, sides, f
     assert len(looks) == 100
 
 
-def test_a_modules_warning_names_the_callers_line(torch, sides, fitted):
+def test_a_warning_names_the_callers_line(torch, sides, fitted):
+    """Not a line of torch or scikit-learn, which call a module and an estimator."""
+    text, image = sides(100)
     model = torch.nn.Sequential(fr.nn.ReAlign(fitted)).eval()
-    with pytest.warns(FitWarning) as said:
-        model(torch.from_numpy(sides(64)[1]))
-    assert said[0].filename == __file__
+    calls = [lambda: model(torch.from_numpy(image)), lambda: fitted(image)]
+    with contextlib.suppress(ImportError):
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        whole = make_pipeline(fr.ReAlign(target=image), StandardScaler()).fit(text)
+        calls.append(lambda: whole.transform(image))
+    for call in calls:
+        with pytest.warns(FitWarning) as said:
+            call()
+        assert [one.filename for one in said] == [__file__]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
@@ -232,7 +243,7 @@ def test_a_call_on_images_in_other_arrays(torch, sides, fitted):
 
 
 def test_small_calls_are_checked_a_hundred_times(sides, fitted):
-    text, image = sides(4096)
+    text, image = sides(65536)
     for _ in range(100):
         fitted(text[:64])
     assert warned(lambda: fitted(image[:64])) == []
