@@ -206,7 +206,7 @@ def test_formats_that_are_read_in_order_are_drawn_whole(rng, tmp_path):
 
 def test_the_covariance_is_that_of_the_error_of_the_mean(rng):
     """Unequal blocks in unequal strata, drawn many times: the covariance of the error against what Spread says of it."""
-    d, strata = 3, [int(n) for n in rng.integers(2, 12, 80)]
+    d, strata = 3, [int(n) for n in rng.integers(2, 12, 30)]
     sizes = [rng.integers(5, 30, n) for n in strata]
     centres = rng.standard_normal((len(strata), 1, d)) + np.array([2, 0, 0])
     totals = [
