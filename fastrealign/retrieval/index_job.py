@@ -17,6 +17,7 @@ from fastrealign.data.options import check_choice
 from fastrealign.jobs.job import Interrupted
 from fastrealign.retrieval.index_report import IndexReport
 from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps, RolesLike
+from fastrealign.retrieval.searching import search_call
 from fastrealign.retrieval.stores.base import Store, StoreOptions, check_unit
 from fastrealign.retrieval.stores.opening import open_store
 
@@ -167,6 +168,7 @@ def index(
             time.monotonic() - begun,
             dropped,
             mapper.since,
+            *search_call(opened.where, roles, maps, table=table, column=column, to=to, id_column=id_column),
         )
 
 

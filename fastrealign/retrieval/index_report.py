@@ -31,6 +31,8 @@ class IndexReport:
         Time that the run took.
     dropped : str
         The vectors, or the file, that `drop_old` removed; "" for none.
+    search, queries : str
+        The Python call that searches what was written, and what to give as its query_role.
     """
 
     store: str
@@ -43,6 +45,8 @@ class IndexReport:
     seconds: float
     dropped: str = ""
     changed: int = 0
+    search: str = ""
+    queries: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -69,6 +73,7 @@ class IndexReport:
             ("before", f"{count(self.before, 'row', 'were')} written already" if self.before else None),
             ("skipped", f"{count(self.skipped, 'row')} without a direction" if self.skipped else None),
             ("dropped", self.dropped or None),
-            ("search", "with queries of their role: fastrealign.retrieval.searcher"),
+            ("search", self.search or None),
+            ("queries", self.queries or None),
         )
         return "\n".join([f"{self.store}: {self.target}", *lines])

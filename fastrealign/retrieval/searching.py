@@ -19,8 +19,37 @@ from fastrealign.retrieval.array_arguments import ArrayLike
 from fastrealign.retrieval.role_maps import RoleMaps, RolesLike
 from fastrealign.retrieval.stores.base import Found, Store, StoreOptions, as_objects, check_unit
 from fastrealign.retrieval.stores.opening import open_store
+from fastrealign.storage.paths import is_path
 
-_QUERIES = "give query_role=None to make queries unit rows only, or the name of the map to map them too"
+
+def search_call(
+    store: str,
+    roles: RolesLike,
+    maps: RoleMaps,
+    *,
+    table: str | None,
+    column: str | None,
+    to: str | None,
+    id_column: str | None,
+) -> tuple[str, str]:
+    """The call that searches what `index` wrote with these options, and a line on query_role.
+
+    Its query_role is "query" where there is such a role, else the first; of one map for all rows its name.
+    """
+    role = "query" if "query" in maps.maps else next(iter(maps.maps))
+    options = {"query_role": role, "table": table, "column": column, "to": to, "id_column": id_column}
+    given = [repr(str(roles)) if is_path(roles) else "roles"]
+    given += [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    call = f"fastrealign.retrieval.searcher({store!r}, {', '.join(given)}).search(queries, k=10)"
+    return shown(call), _queries_of_one(maps.method) if maps.single else f"give their role: {', '.join(maps.maps)}"
+
+
+def _queries_of_one(method: str) -> str:
+    """Which query_role, where there is one map for all rows."""
+    return (
+        f"give query_role={method!r} for queries of the side that it maps (such as text), query_role=None for those of its "
+        "target (such as images, or a new encoder)"
+    )
 
 
 class Searcher:
@@ -104,12 +133,12 @@ def searcher(
     Parameters
     ----------
     store, table, column, to, id_column
-        As `index` takes them. The ids of what is found are the values of id_column.
+        As `index` takes them; of FAISS, store may also be the new index. The ids of what is found are the values of id_column.
     roles : Roles, method or path
         What the store was indexed with.
     query_role : str or None, default "query"
-        The role of the queries. None: they are only made unit rows, such as those of a new encoder in a store that a
-        map from pairs brought to it.
+        The role of the queries; where the store was indexed with one method, its name ("realign") maps them as the rows.
+        None: they are only made unit rows, such as those of a new encoder in a store that a map from pairs brought to it.
 
     Returns
     -------
@@ -137,13 +166,15 @@ def searcher(
     [[0], [13]]
     """
     maps = RoleMaps.of(roles)
-    method = unit_rows(maps.dim_out) if query_role is None else maps.maps[maps.known(query_role, _QUERIES)]
+    known = None if query_role is None else maps.known(query_role, _queries_of_one(maps.method))
+    method = unit_rows(maps.dim_out) if known is None else maps.maps[known]
     opened = open_store(store, StoreOptions(table, column, to, id_column))
     try:
         record = opened.record()
         if record is None:
             raise InputError(
-                f"{opened.where}: there is no {opened.target} as `fastrealign index` writes it; run that first"
+                f"{opened.where}: there is no {opened.target} as `fastrealign index` writes it; run that first, or name "
+                f"what it wrote with {option('to')}"
             )
         if record["fingerprint"] != maps.fingerprint:
             raise InputError(

@@ -117,7 +117,7 @@ class Store(Protocol):
         """What `begin` stored with the target; None where there is no target."""
 
     def has_source(self) -> bool:
-        """Whether the vectors that are read are there: `drop_old` removes them."""
+        """Whether the vectors that are read are there: `drop_old` removes them. InputError where `index` made them."""
 
     def role_values(self, column: str) -> Counter[Any]:
         """The values of the role column, and how many rows have each."""

@@ -27,7 +27,7 @@ from fastrealign.core.formatting import count
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.core.wording import option
-from fastrealign.formats.saved_tensors import load_tensors, save_tensors
+from fastrealign.formats.saved_tensors import OtherKind, load_tensors, save_tensors
 from fastrealign.retrieval.stores.base import (
     Align,
     Batch,
@@ -76,8 +76,11 @@ class FaissStore:
         given = {"table": options.table, "column": options.column, "id_column": options.id_column}
         if (name := next((name for name, value in given.items() if value is not None), None)) is not None:
             raise InputError(f"{location}: a FAISS index has none of what {option(name)} names; leave it out")
-        self.target = options.to or str(source.with_name(f"{source.stem}.aligned{source.suffix}"))
-        if Path(self.target).resolve() == source.resolve():
+        self._made = _is_made(source)
+        # What `index` wrote is its own target, so that a searcher opens it by its name.
+        beside = location if self._made else str(source.with_name(f"{source.stem}.aligned{source.suffix}"))
+        self.target = options.to or beside
+        if Path(self.target).resolve() == source.resolve() and not self._made:
             raise InputError(f"{location}: {option('to')} names the index itself; name another file")
         self._new = Path(self.target)
         self._codes, self._names = np.zeros(0, np.uint8), list[str]()
@@ -99,15 +102,15 @@ class FaissStore:
     def record(self) -> dict[str, Any] | None:
         if self._begun is not None:
             return self._begun
-        if not self._new.exists() or not _beside(self._new).exists():
+        if not _is_made(self._new):
             return None
         tensors, meta = load_tensors(_beside(self._new), _KIND)
-        if meta["index"] != FileFingerprint.of(self._new).to_json():
-            return None  # killed between the record and the index, or an index of someone else
         self._found_roles = tensors.get("codes", self._codes), meta["names"]
         return meta["record"]
 
     def has_source(self) -> bool:
+        if self._made:
+            raise InputError(f"{self.where}: is what `fastrealign index` aligned; name the index that it was made from")
         return self._index is not None
 
     def role_values(self, column: str) -> Counter[Any]:
@@ -116,9 +119,6 @@ class FaissStore:
         return Counter({name: n for name, n in zip(self._names, counts, strict=True) if n})
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
-        own = _beside(Path(self.where))
-        if own.exists() and load_tensors(own, _KIND)[1]["index"] == FileFingerprint.of(self.where).to_json():
-            raise InputError(f"{self.where}: is what `fastrealign index` aligned; name the index that it was made from")
         if self._new.exists() and not self._replaces:
             raise InputError(
                 f"{self.target}: is there already, and no record of `index` beside it; name another with {option('to')}"
@@ -309,6 +309,17 @@ class FaissStore:
 def _beside(index: Path) -> Path:
     """The record of an index that `index` made."""
     return index.with_name(f"{index.name}.roles.safetensors")
+
+
+def _is_made(index: Path) -> bool:
+    """Whether `index` wrote this file: not where its record is of another index, or a run was killed between the two."""
+    if not index.exists() or not _beside(index).exists():
+        return False
+    try:
+        _, meta = load_tensors(_beside(index), _KIND)
+    except OtherKind:  # roles that the user saved by this name
+        return False
+    return bool(meta["index"] == FileFingerprint.of(index).to_json())
 
 
 class _Kept(NamedTuple):

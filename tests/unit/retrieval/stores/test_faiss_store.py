@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import corpus
@@ -235,6 +236,51 @@ def test_the_old_index_goes(store, roles, check_dropped):
         assert search.search(rows[0], 2).roles.tolist() == [["image", "image"]]
 
 
+@pytest.mark.parametrize("to", [None, "new.faiss"])
+def test_search_in_the_index_that_was_written(store, roles, tmp_path, to):
+    """By its own name as by that of the index that it was made from; the summary has the call."""
+    path, rows, _ = store()
+    to = to and str(tmp_path / to)
+    roles.save(tmp_path / "r.safetensors")
+    report = index(path, tmp_path / "r.safetensors", role_column=store.by, to=to)
+    with searcher(report.target, roles) as search, searcher(path, roles, to=to) as other:
+        for one, same in zip(search.search(rows[:5], 3), other.search(rows[:5], 3), strict=True):
+            np.testing.assert_array_equal(one, same)
+    with eval(report.search.removesuffix(".search(queries, k=10)"), {"fastrealign": fr}) as search:
+        assert (search.role, search.search(rows[:5]).ids.shape) == ("query", (5, 10))
+    assert report.search in str(report) and ("to=" in report.search) == (to is not None)
+    assert "give their role: query, text, image" in str(report)
+    for how in ({}, {"restart": True}, {"to": str(tmp_path / "third.faiss")}):
+        with pytest.raises(InputError, match="is what `fastrealign index` aligned; name the index that it was made"):
+            index(report.target, roles, role_column=store.by, **how)
+
+
+def test_no_record_beside_the_index(store, roles, tmp_path):
+    """A file of roles by the name of a record is none, nor is the record of another index."""
+    path, rows, _ = store()
+    roles.save(f"{path}.roles.safetensors")
+    with pytest.raises(InputError, match=r"no .*aligned.faiss as .*run that first, or name what it wrote with to=$"):
+        searcher(path, roles)
+    written = index(path, roles, role="image").target
+    faiss.write_index(made(2 * rows, "Flat"), written)
+    with pytest.raises(InputError, match=r"run that first, or name what it wrote with to=$"):
+        searcher(written, roles)
+
+
+def test_one_map_for_all_rows(store, roles):
+    """The role that maps queries is named first, in the summary and in the error."""
+    path, rows, _ = store()
+    alignment = fr.fit(rows + 1, rows - 1)
+    report = index(path, alignment)
+    assert "roles, query_role='realign')" in report.search and "of their role" not in str(report)
+    first = r"give query_role='realign' for queries of .* \(such as text\), query_role=None for those of its target"
+    assert re.search(first, report.queries)
+    with pytest.raises(InputError, match=f"there is no role 'query': .*; {first}"):
+        searcher(path, alignment)
+    with eval(report.search.removesuffix(".search(queries, k=10)"), {"fastrealign": fr, "roles": alignment}) as search:
+        assert search.search(rows, 1).ids[:, 0].tolist() == list(range(N))
+
+
 def test_duplicate_ids(store, roles):
     path, *_ = store("IDMap,Flat", np.arange(N) // 2)
     with pytest.warns(FitWarning, match="60 ids occur more than once"):
@@ -326,7 +372,7 @@ def test_a_map_from_pairs(store):
         with pytest.raises(InputError, match=said):
             index(path, paired, **how)
     assert index(path, paired).rows == N
-    with pytest.raises(InputError, match=r"there is no role 'query': .*give query_role=None"):
+    with pytest.raises(InputError, match=r"there is no role 'query': .*query_role='procrustes' for .* query_role=None"):
         searcher(path, paired)
     with searcher(path, paired, query_role=None) as search:
         found = search.search(new, 1)
