@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fastrealign.core.formatting import listed, percent
@@ -12,6 +13,8 @@ from fastrealign.gap_report.report_data import Measured
 
 # A method is named beside the one advised if it keeps this much more of the neighbours; less than ALIKE decides nothing.
 MORE_KEPT, ALIKE = 0.05, 0.01
+# Sides are about as well mixed with a method that makes this share of the best one's change.
+NEAR = 0.9
 # A difference of shares this large is mentioned: a rise, even where these rows do not distinguish it from chance.
 FAR = 0.05
 
@@ -49,7 +52,7 @@ def advice_of(report: Measured) -> str:
         reasons = listed([_reason(report, use, method) for use in of])
         parts.append(
             f"use {name_of(method)} for {listed([use.name for use in of])}: {reasons}; {_cost(report, method)}"
-            f"{_kinder(report, of, method)}"
+            f"{_others(report, of, method)}"
         )
     if parts and idle:
         chance = by_chance(
@@ -83,6 +86,7 @@ def by_chance(*of: Outcome) -> str:
 def choice(report: Measured, use: Use) -> str | None:
     """The method for a use: better than doing nothing by one of its outcomes, worse by none, and not behind the best.
 
+    Mixing stands for uses that were not measured, so there a method that mixes about as well as the best counts, too.
     Of several the one that keeps most neighbours, and of those alike in that the first in the order of the report.
     """
     of = [report.outcomes[name] for name in use.outcomes]
@@ -90,8 +94,17 @@ def choice(report: Measured, use: Use) -> str | None:
     if first is None:
         return None
     kept = report.outcomes[KEPT].methods
-    most = max(kept[method].value for method in first.best)
-    return next(method for method in first.best if kept[method].value >= most - ALIKE)
+    good = first.best if first.limit is None else _about_best(first)
+    most = max(kept[method].value for method in good)
+    return next(method for method in good if kept[method].value >= most - ALIKE)
+
+
+def _about_best(of: Outcome) -> tuple[str, ...]:
+    """The best methods, and those that are about as near to the limit."""
+    least = NEAR * max(of.methods[name].change for name in of.best)
+    return tuple(
+        name for name, one in of.methods.items() if name in of.best or (of.better(name) and one.change >= least)
+    )
 
 
 def _deciding(of: list[Outcome]) -> Outcome | None:
@@ -121,10 +134,31 @@ def _cost(report: Measured, method: str) -> str:
     return listed(costs)
 
 
-def _kinder(report: Measured, of: list[Use], method: str) -> str:
-    """Another method that helps, too, and keeps far more of the neighbours."""
+def _others(report: Measured, of: list[Use], method: str) -> str:
+    """What other methods reach and cost: the best, if this one is about as good, and one that keeps far more neighbours."""
+    decided = _deciding([report.outcomes[one] for one in of[0].outcomes])
+    assert decided is not None
+    others = [] if method in decided.best else [_highest(decided, decided.best)]
+    if helps := _kinder(report, of, method):
+        others.append(_highest(decided, helps))
+    if not others:
+        return ""
     kept = report.outcomes[KEPT].methods
-    helps = [
+    reached = [
+        f"{name_of(name)} reaches {percent(decided.methods[name].value)} and costs {percent(1 - kept[name].value)}"
+        for name in others
+    ]
+    return f", where {listed(reached)}"
+
+
+def _highest(of: Outcome, names: Sequence[str]) -> str:
+    return max(names, key=lambda name: of.methods[name].change)
+
+
+def _kinder(report: Measured, of: list[Use], method: str) -> list[str]:
+    """Other methods that help, too, and keep far more of the neighbours."""
+    kept = report.outcomes[KEPT].methods
+    return [
         name
         for name in report.methods
         if kept[name].value > kept[method].value + MORE_KEPT
@@ -134,13 +168,6 @@ def _kinder(report: Measured, of: list[Use], method: str) -> str:
             for use in of
         )
     ]
-    if not helps:
-        return ""
-    decided = _deciding([report.outcomes[one] for one in of[0].outcomes])
-    assert decided is not None
-    name = max(helps, key=lambda one: decided.methods[one].change)
-    reached = percent(decided.methods[name].value)
-    return f", where {name_of(name)} reaches {reached} and costs {percent(1 - kept[name].value)}"
 
 
 def _idle(report: Measured, idle: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastrealign.core.formatting import count, listed, number, percent
 from fastrealign.diagnostics.mean_gap import cosine
-from fastrealign.gap_report.advice import FAR, by_chance, choice, uses
+from fastrealign.gap_report.advice import FAR, MIX, by_chance, choice, uses
 from fastrealign.gap_report.copies import SAME_SIDES
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, MIXING, SEARCH, Outcome
@@ -123,15 +123,15 @@ def _effects(of: Outcome, text: str) -> str:
 
 
 def plane_title(report: Measured) -> str:
-    """Mixing before, and of the methods that mix better, if any does."""
+    """Mixing before, and with the method to take for mixing, if any mixes better."""
     of = report.outcomes[MIXING]
     before = f"{percent(of.methods['none'].value)} of neighbours are on the other side before alignment"
     if len(of.methods) == 1:
         return before
-    if not of.best:
+    method = choice(report, MIX)
+    if method is None:
         return f"{before}; no method mixes the sides better"
-    best = max(of.best, key=lambda name: of.methods[name].change)
-    return f"{before}, {percent(of.methods[best].value)} with {name_of(best)}"
+    return f"{before}, {percent(of.methods[method].value)} with {name_of(method)}"
 
 
 def spectra_title(report: Measured) -> str:

@@ -235,6 +235,53 @@ def test_a_kinder_method_is_compared_in_what_decides(reports):
     assert "where ReAlign reaches 30.0 % and costs 10.0 %" in advice
 
 
+@pytest.mark.parametrize(
+    "realign, chosen",
+    [(0.52, "realign"), (0.46, "realign"), (0.44, "c3"), (0.54, "realign"), (0.57, "c3")],
+)
+def test_of_methods_that_mix_about_as_well_the_one_that_keeps_neighbours(reports, realign, chosen):
+    """C3 mixes fully and keeps few neighbours; ReAlign keeps most. Nine tenths of the change is about as well mixed."""
+    report = reports(worlds.clip_like)
+    methods = {name: report.methods[name] for name in ("none", "c3", "realign")}
+
+    def figures(**values):
+        return {name: Compared(value, 0.001, 0.5 - abs(value - 0.5), 0.002) for name, value in values.items()}
+
+    outcomes = report.outcomes | {
+        "mixing": Outcome("mixing", 800, figures(none=0.0, c3=0.503, realign=realign), best=("c3",), limit=0.5),
+        "kept": Outcome(
+            "kept", 800, {name: Compared(of, 0.01) for name, of in zip(methods, (1.0, 0.1, 0.8), strict=True)}
+        ),
+    }
+    report = dataclasses.replace(report, methods=methods, outcomes=outcomes)
+    other, costs = ("c3", "20.0 %") if chosen == "realign" else ("realign", "90.0 %")
+    mixed = {"c3": "50.3 %", "realign": percent(realign)}
+    lost = {"c3": "90.0 %", "realign": "20.0 %"}[other]
+    assert report.advice.startswith(
+        f"Use {name_of(chosen)} for mixing the sides: the share of neighbours on the other side "
+    )
+    assert (
+        f"rises from 0.0 % to {mixed[chosen]} (50.0 % is fully mixed); it costs {costs} of the neighbours"
+        in report.advice
+    )
+    assert f", where {name_of(other)} reaches {mixed[other]} and costs {lost}" in report.advice
+    assert headline(report).endswith(f"; {name_of(chosen)} helps mix the sides")
+    assert verdict.plane_title(report).endswith(f"{mixed[chosen]} with {name_of(chosen)}")
+
+
+def test_c3_is_not_advised_for_a_few_points_of_mixing():
+    rng = np.random.default_rng(0)
+    spread, centre, gap = np.arange(1, 65) ** -0.5, 2 * np.eye(64)[0], np.eye(64)[-1]
+    things, *own = rng.standard_normal((3, 3000, 64)) * spread
+    y, x = 0.9 * (things + 0.2 * own[0]) + centre - gap, things + 0.2 * own[1] + centre + gap
+    report = fr.report(y, x, methods=("realign", "c3"))
+    mixing, kept = (report.outcomes[name].methods for name in ("mixing", "kept"))
+    assert report.outcomes["mixing"].best == ("c3",) and kept["c3"].value < 0.3 < 0.6 < kept["realign"].value
+    assert report.advice.startswith("Use ReAlign for mixing the sides")
+    lost = percent(1 - kept["c3"].value)
+    assert report.advice.endswith(f", where C3 reaches {percent(mixing['c3'].value)} and costs {lost}.")
+
+
 def test_heavy_tails(reports):
     report = reports(worlds.heavy_tails)
     assert set(report.outcomes["recall@1"].best) >= REALIGN and report.outcomes["recall@1"].better("c3") is False
