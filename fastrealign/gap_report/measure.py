@@ -177,6 +177,11 @@ class _Work:
                 self.notes[
                     f"{given.name}: these rows have noise {given.noise}, which the run that wrote them added"
                 ] = None
+        if sides.pairs is None and sides.labels is None:
+            self.notes[
+                f"search and classifiers are not judged: give {option('pairs')} to judge search (row i of both sides belongs "
+                f"together), {option('labels')} to judge classifiers"
+            ] = None
         self.done()
 
     def or_note(self, what: str, figure: Callable[[], T]) -> T | None:

@@ -95,6 +95,23 @@ def test_a_report_is_replaced_only_when_asked(tmp_path, given, run):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_report_on_mixing_alone_names_the_options_for_search_and_classifiers(tmp_path, given, run):
+    words = (*given, "--methods", "none", "--out", tmp_path / "r.html", "--overwrite")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n" * 40)
+    says = (
+        "search and classifiers are not judged: give --pairs to judge search (row i of both sides belongs together), "
+        "--labels to judge classifiers"
+    )
+    code, out, _ = run(*words)
+    assert code == 0 and out.count(f"note: {says}\n") == 1
+    assert (tmp_path / "r.html").read_text().count(f"<li>{says}</li>") == 1
+    for more in (("--pairs",), ("--labels", tmp_path / "labels.txt")):
+        code, out, _ = run(*words, *more)
+        assert code == 0 and "are not judged" not in out
+        assert "are not judged" not in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_labels_give_a_classifier(tmp_path, given, run):
     (tmp_path / "labels.txt").write_text("cat\ndog\n" * 40)
     arguments = (
