@@ -14,8 +14,10 @@ from pathlib import Path, PurePath
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.formatting import count
+from fastrealign.core.wording import option
 from fastrealign.formats.faiss_index import FaissShard
 from fastrealign.formats.hf_dataset import is_dataset, shards_of
+from fastrealign.formats.manifest import JOURNAL
 from fastrealign.formats.metadata import METADATA_FILE, SIDE_FOLDERS
 from fastrealign.formats.registry import FORMATS, accepted, format_of, suffix_of
 from fastrealign.formats.safetensors_files import own_kind
@@ -101,6 +103,7 @@ def _folder(folder: Place, side: str) -> list[Place]:
     """The shards of the set in a folder."""
     wanted = folder / SIDE_FOLDERS[side]
     entries, folders = _entries(folder)
+    _check_finished(folder, entries)
     for name in _VERSIONED:
         if folder / name in folders:
             raise InputError(
@@ -135,6 +138,19 @@ def _folder(folder: Place, side: str) -> list[Place]:
     if not files:
         raise InputError(f"{folder}: holds no {_instead(entries, folders, 'shards')}")
     return files
+
+
+def _check_finished(folder: Place, entries: Sequence[Place]) -> None:
+    """InputError for the output of a run that was not finished, or still goes on: rows are missing in it."""
+    of_run = folder
+    if isinstance(folder, Path) and folder.name in SIDE_FOLDERS.values() and (folder.parent / JOURNAL).exists():
+        of_run = folder.parent
+    elif folder / JOURNAL not in entries:
+        return
+    again = f"repeat its command with {option('resume', True)} (convert: with {option('overwrite', True)})"
+    there = min((path for path in entries if _is_shard(path) and not _is_own(path)), key=numeric_order, default=None)
+    pattern = f", or read what is there with {glob.escape(str(folder))}/*{there.suffix}" if there else ""
+    raise InputError(f"{of_run}: holds an unfinished run, so rows are missing; {again}{pattern}")
 
 
 def _in_folders(folders: list[Place]) -> Iterator[Place]:

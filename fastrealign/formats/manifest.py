@@ -26,6 +26,8 @@ from fastrealign.storage.records import checked, sealed
 # 1 had no checksums.
 FORMAT = 2
 MANIFEST = "manifest.json"
+# In the folder of a run that is not finished: its journal, and the lock that a conversion takes. The two exclude each other.
+JOURNAL = ".fastrealign-run.jsonl"
 # Entries whose elements (shards, fingerprints) each have a line, and at which depth.
 _LEVELS = {"shards": 1, "asked": 2}
 # Values of a shard's record that are there only where they say something.

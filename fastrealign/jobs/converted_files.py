@@ -14,6 +14,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import listed
 from fastrealign.core.wording import option
 from fastrealign.data.options import OutputOptions
+from fastrealign.formats.manifest import JOURNAL
 from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import no_bfloat16
@@ -27,7 +28,7 @@ from fastrealign.jobs.folders import (
     remove_temporaries,
 )
 from fastrealign.jobs.layout import METADATA
-from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
+from fastrealign.jobs.output_folder import OutputFolder
 from fastrealign.jobs.protected_inputs import Inputs, files_of
 from fastrealign.jobs.row_columns import NpyOutput, Output, RowColumns, TableOutput
 from fastrealign.storage.paths import Place, check_length, each, place

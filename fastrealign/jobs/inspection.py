@@ -23,13 +23,12 @@ from fastrealign.core.wording import option
 from fastrealign.data.options import NoiseOptions
 from fastrealign.data.row_source import rows_in
 from fastrealign.formats.choose_column import Wanted
-from fastrealign.formats.manifest import MANIFEST, Manifest
+from fastrealign.formats.manifest import JOURNAL, MANIFEST, Manifest
 from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.jobs.folders import walk
 from fastrealign.jobs.journal import unrecorded, what_is_done
 from fastrealign.jobs.map_text import describe_map
-from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.summary import column_text, gap_lines, noise_text, sampling_lines
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
@@ -224,8 +223,11 @@ def _unfinished(folder: Place) -> Found:
         "shards": all_shards,
         "shards_complete": len(done),
     }
-    again = unrecorded(noted, done, walk(folder))
-    state = f"{len(done)} of {count(all_shards, 'shard')} complete{again}; resume it with {option('resume', True)}"
+    if noted.spec is None:  # of a conversion, or of a run that was stopped before it had a method
+        state = f"nothing noted as complete; repeat its command with {option('overwrite', True)}"
+    else:
+        again = unrecorded(noted, done, walk(folder))
+        state = f"{len(done)} of {count(all_shards, 'shard')} complete{again}; resume it with {option('resume', True)}"
     return value, shown(f"{folder}: an unfinished run, {state}")
 
 

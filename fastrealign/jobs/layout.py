@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from fastrealign import formats
 from fastrealign.core.errors import InputError
-from fastrealign.formats.manifest import MANIFEST
+from fastrealign.formats.manifest import JOURNAL, MANIFEST
 from fastrealign.jobs.folders import A_FOLDER, check_local, inside, is_there, names_other_format, walk
-from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.protected_inputs import Inputs, check_outside, files_of
 from fastrealign.storage.file_identity import real
 from fastrealign.storage.paths import AnyPath, Place, check_length, folder_of, is_folder, place, places_of

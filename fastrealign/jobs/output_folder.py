@@ -18,9 +18,6 @@ from fastrealign.storage.paths import Place
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# The journal of a run, and the lock that a conversion takes: the two exclude each other.
-JOURNAL = ".fastrealign-run.jsonl"
-
 
 class Log(Protocol):
     """An open append log, or a journal in one. Open means locked."""

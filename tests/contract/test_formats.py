@@ -14,7 +14,7 @@ from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign.data.row_source import PIECE_BYTES
-from fastrealign.jobs.output_folder import JOURNAL
+from fastrealign.formats.manifest import JOURNAL
 
 
 @pytest.fixture(params=corpus.TENSOR_FILES)

@@ -10,7 +10,7 @@ import pytest
 from stops import StopAfter
 
 import fastrealign as fr
-from fastrealign.jobs.output_folder import JOURNAL
+from fastrealign.formats.manifest import JOURNAL
 from fastrealign.storage.append_log import FileLog
 
 SHARDS, EACH = 6, 40

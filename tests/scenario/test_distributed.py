@@ -29,8 +29,8 @@ from fastrealign.data.process_group import ProcessGroup, TorchGroup, ranks_of
 from fastrealign.data.rank_share import shared
 from fastrealign.data.sources import open_rows
 from fastrealign.data.workers import Workers
+from fastrealign.formats.manifest import JOURNAL
 from fastrealign.jobs.align_jobs import AlignJob
-from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.shard_job import JobOptions
 from fastrealign.methods.fit_options import FitOptions
 from fastrealign.methods.fitting import fit_rows

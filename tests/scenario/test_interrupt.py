@@ -20,7 +20,7 @@ from fastrealign.core import errors
 from fastrealign.core.formatting import does
 from fastrealign.core.progress import Progress
 from fastrealign.data import pipeline
-from fastrealign.jobs.output_folder import JOURNAL
+from fastrealign.formats.manifest import JOURNAL
 from fastrealign.storage.append_log import FileLog
 
 SHARDS = 120

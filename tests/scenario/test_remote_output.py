@@ -20,8 +20,8 @@ from stops import StopAfter
 import fastrealign as fr
 from fastrealign.cli import main as cli
 from fastrealign.core.errors import FastRealignError
+from fastrealign.formats.manifest import JOURNAL
 from fastrealign.jobs.journal import Journal
-from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage import retry
 from fastrealign.storage.append_log import RemoteLog
 from fastrealign.storage.atomic import AtomicFile

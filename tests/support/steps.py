@@ -21,7 +21,7 @@ import corpus
 
 import fastrealign as fr
 from fastrealign.cli.main import main as cli
-from fastrealign.jobs.output_folder import JOURNAL
+from fastrealign.formats.manifest import JOURNAL
 
 CHANGES = ("replace", "unlink", "mkdir", "rmdir", "fsync", "ftruncate", "pwrite", "write")
 

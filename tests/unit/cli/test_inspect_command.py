@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.formats.manifest import JOURNAL
 
 
 def test_inspect_embeddings(tmp_path, sides, run):
@@ -70,6 +71,18 @@ def test_inspect_an_output(tmp_path, sides, run):
     (out / "part_1.npy").unlink()
     assert "1 shard gone or not as written, such as part_1.npy" in run("inspect", out)[1]
     assert json.loads(run("inspect", out / "manifest.json", "--json")[1])["changed"] == ["part_1.npy"]
+
+
+def test_inspect_a_conversion_that_was_killed(tmp_path, run):
+    """It has no --resume; --overwrite takes its place."""
+    np.save(tmp_path / "rows.npy", corpus.rows(20, 1))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / JOURNAL).touch()
+    said = run("inspect", out)[1]
+    assert said.strip() == f"{out}: an unfinished run, nothing noted as complete; repeat its command with --overwrite"
+    assert run("convert", tmp_path / "rows.npy", "--out", f"{out}/", "--overwrite")[0] == 0
+    assert "20 rows" in run("inspect", out)[1]
 
 
 def test_inspect_an_unfinished_output(tmp_path, sides, run):

@@ -15,9 +15,11 @@ from stops import StopAfter
 import fastrealign as fr
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
+from fastrealign.formats import open_source
+from fastrealign.formats.manifest import JOURNAL
 from fastrealign.jobs import align_jobs
 from fastrealign.jobs.journal import Journal
-from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
+from fastrealign.jobs.output_folder import OutputFolder
 from fastrealign.methods.alignment import Alignment
 from fastrealign.storage import append_log, system
 from fastrealign.storage.append_log import check_not_held
@@ -48,6 +50,22 @@ def unfinished(tmp_path, sides):
     ):
         fr.align(*sides, out, threads=1, progress=StopAfter(2 * 60))
     return out
+
+
+def test_the_output_of_an_unfinished_run_is_no_input(unfinished):
+    said = refused(
+        lambda: open_source(unfinished, side="source"),
+        f"{unfinished}: holds an unfinished run, so rows are missing; repeat its command with resume=True",
+    )
+    pattern = said.rpartition(" with ")[2]
+    assert len(open_source(pattern, side="source").shards) == 2
+    side = unfinished / "text_emb"  # of a clip-retrieval folder
+    side.mkdir()
+    (unfinished / "part_0.npy").rename(side / "text_emb_0.npy")
+    with pytest.raises(InputError, match=f"{unfinished}: holds an unfinished run"):
+        open_source(side, side="source")
+    (unfinished / JOURNAL).unlink()
+    assert len(open_source(side, side="source").shards) == 1
 
 
 def test_an_unfinished_run_says_so_and_holds_no_halves(unfinished):
