@@ -17,7 +17,8 @@ from fastrealign.cli.role_options import roles_in
 from fastrealign.core.errors import InputError
 
 _MORE = """\
-Exits 0 if the alignment holds, 3 if it does not.
+Exits 0 if the alignment holds, 3 if it does not. It reads a sample, so rows
+without a direction may go unseen.
 
 examples:
   fastrealign check text2image.safetensors new_text/
