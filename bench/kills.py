@@ -22,10 +22,9 @@ from pathlib import Path
 
 from bench.common import CannotBenchmark, command
 from bench.kills_corpus import corpus
-from fastrealign.formats.manifest import MANIFEST
+from fastrealign.formats.manifest import JOURNAL, MANIFEST
 from fastrealign.jobs.journal import Journal
 from fastrealign.jobs.layout import ALIGNMENT
-from fastrealign.jobs.output_folder import JOURNAL
 
 # Most seconds from the awaited moment to the kill.
 SOON = 0.15
