@@ -108,6 +108,7 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
     }
 }
 
+// Of one row, for those that are written again.
 template <typename T>
 FR_NOINLINE void wide_dots_of_row(Batch<T>& batch, int i, const MapVectors& vectors, int64_t d) {
     wide_dots_of<Terms::bc, 1>(batch, i, vectors, d);

@@ -27,7 +27,7 @@
 // Forced, so that the vectors in a small object become registers.
 #define FR_INLINE inline __attribute__((always_inline))
 #define FR_LAMBDA __attribute__((always_inline))
-// Called once for a batch or less: a copy in every kernel would take half of the compiler's time.
+// Called once a batch, or less often: a copy in every kernel would take half of the compiler's time.
 #define FR_NOINLINE __attribute__((noinline))
 
 namespace fastrealign {

@@ -141,7 +141,7 @@ def _folder(folder: Place, side: str) -> list[Place]:
 
 
 def _check_finished(folder: Place, entries: Sequence[Place]) -> None:
-    """InputError for the output of a run that was not finished, or still goes on: rows are missing in it."""
+    """InputError for the output of a run that is not finished: rows are missing in it."""
     of_run = folder
     if isinstance(folder, Path) and folder.name in SIDE_FOLDERS.values() and (folder.parent / JOURNAL).exists():
         of_run = folder.parent

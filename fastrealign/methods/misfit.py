@@ -69,7 +69,7 @@ def _explained(alignment: Alignment, rows: int) -> float:
     return left + TOLERATED * alignment.gap_before + _STANDARD_ERRORS * math.sqrt(variance)
 
 
-def warn_if_at_target(alignment: Alignment, mean: np.ndarray, mean_target: np.ndarray, which: str) -> None:
+def warn_of_update_at_target(alignment: Alignment, mean: np.ndarray, mean_target: np.ndarray, which: str) -> None:
     """A FitWarning where rows that an alignment is updated with lie at the target; mean: that of the unit rows."""
     gap_before = float(np.linalg.norm(mean - mean_target))
     if lie_at_target(gap_before, alignment.gap_before):
@@ -82,7 +82,7 @@ class FirstRows:
 
     Tensors are added up on their device; the check waits for it only once, when there are enough rows.
 
-    method: None if it is not known what the rows are mapped by; then only NaN and Inf are told
+    method: None if it is not known what the rows are mapped by; then only NaN and Inf are reported
     """
 
     def __init__(self, method: Method | None, which: str) -> None:

@@ -18,7 +18,7 @@ from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.alignment_argument import alignment_for
 from fastrealign.methods.centroid import exact_centroid
-from fastrealign.methods.misfit import open_new, warn_if_at_target
+from fastrealign.methods.misfit import open_new, warn_of_update_at_target
 from fastrealign.methods.sampling import Generation, Sampling, weights
 from fastrealign.methods.statistics import (
     SideStatistics,
@@ -106,7 +106,7 @@ def update(
         all_x = _merged(alignment.mean_target, kept_x, x)
         check_target(there.name, all_x)
         x_rows = x.count
-    warn_if_at_target(alignment, y.mean, all_x.mean, rows.name)
+    warn_of_update_at_target(alignment, y.mean, all_x.mean, rows.name)
     share = kept_y / (kept_y + y.count)
     c = _centroid(alignment, rows, anchored(all_y, all_x), all_x.mean, share, options.later)
     generations = (*past, Generation(y.count, x_rows, decay))

@@ -45,7 +45,7 @@ def test_the_nearest_to_the_limit_is_best(rng):
     assert [of.beyond(name) for name in around] == [False, False, True, True]
     value = scores["far"][0][1].mean()
     assert of.methods["far"].value == pytest.approx(value) and of.methods["far"].change == pytest.approx(0.9 - value)
-    # Two that cannot be told from the limit are both best, whichever is above.
+    # Two that do not differ from the limit by more than chance are both best, whichever is above.
     both = {"none": [(1.0, none)], "a": scores["at"], "b": [(1.0, 1.0 - scores["at"][0][1])]}
     assert set(outcome("mixing", both, 2, limit=0.5).best) == {"a", "b"}
 
