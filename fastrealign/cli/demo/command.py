@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrealign.cli.arguments import JSON, add_centroid
+from fastrealign.cli.arguments import JSON, add_centroid, check_new
 from fastrealign.cli.console import show
+from fastrealign.cli.lazy import picture_style
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
@@ -41,6 +43,7 @@ def add(command: Command) -> None:
         metavar="FILE.png",
         help="also draw both sides, and the best pictures of titles that find their own before or after (needs matplotlib)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
     parser.add_argument("--json", action="store_true", help=JSON)
 
 
@@ -51,5 +54,8 @@ def run(args: argparse.Namespace) -> None:
         found = search.run()
         show(args, found.to_json(), found.summary())
         return
+    if args.picture is not None:
+        picture_style.check_picture(args.picture)
+        check_new(Path(args.picture), args.overwrite)
     result = demo.run(centroid=args.centroid or "paper", picture=args.picture)
     show(args, result.to_json(), result.summary())

@@ -13,7 +13,6 @@ import fastrealign as fr
 from fastrealign.cli.demo import real_world, uses
 from fastrealign.cli.demo.gap_picture import draw
 from fastrealign.cli.demo.measurements import NEIGHBOURS, Measurement, measure_pairs
-from fastrealign.cli.demo.picture_style import check_picture
 from fastrealign.cli.demo.real_world import RealWorld
 from fastrealign.cli.demo.uses import BEST, TOP, Search, Share
 from fastrealign.core.text import printable
@@ -173,8 +172,6 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
     picture
         PNG to draw: both modalities in a plane, and best pictures, before and after. Needs matplotlib.
     """
-    if picture is not None:
-        check_picture(picture)
     world = real_world.load()
     fit, test = world.part("fit"), world.part("test")
     text, image = unpaired(fit)

@@ -11,7 +11,6 @@ from typing import Any
 
 from fastrealign.cli.demo import questions, statements
 from fastrealign.cli.demo.answers_picture import draw_answers
-from fastrealign.cli.demo.picture_style import check_picture
 from fastrealign.cli.demo.world import Sizes, World, make
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
@@ -138,8 +137,6 @@ def run_demo(
     watch
         Makes the callback of transformers that shows the progress of a stage ("stage1", "stage2").
     """
-    if picture is not None:
-        check_picture(picture)
     world = World(Path(folder) / "world", sizes or Sizes(), recipe.seed)
     seconds: dict[str, float] = {}
     with timed(seconds, "world"):

@@ -123,6 +123,7 @@ class FaissStore:
             raise InputError(
                 f"{self.target}: is there already, and no record of `index` beside it; name another with {option('to')}"
             )
+        _check_place(_beside(self._new))
         self._begun, self._dim_out = dict(record), dim
 
     def restart(self, record: Mapping[str, Any]) -> None:
@@ -309,6 +310,19 @@ class FaissStore:
 def _beside(index: Path) -> Path:
     """The record of an index that `index` made."""
     return index.with_name(f"{index.name}.roles.safetensors")
+
+
+def _check_place(record: Path) -> None:
+    """InputError where a file that `index` did not write has the name of its record; that of a killed run is replaced."""
+    if not record.exists():
+        return
+    try:
+        load_tensors(record, _KIND)
+    except InputError:
+        raise InputError(
+            f"{record}: is there already, and no record of `index`, whose record would get this name; move it, or name another "
+            f"index with {option('to')}"
+        ) from None
 
 
 def _is_made(index: Path) -> bool:

@@ -125,6 +125,17 @@ def test_picture(tmp_path):
     assert all(side.mean() > 0.9 for side in (box[1], box[-2], box[:, 1], box[:, -2]))
 
 
+def test_a_picture_replaces_none(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "demo.png"
+    path.write_bytes(b"a picture of the user")
+    assert main(["demo", "--picture", str(path)]) == 2
+    assert "demo.png: exists; choose another name or replace it with --overwrite" in capsys.readouterr().err
+    assert path.read_bytes() == b"a picture of the user"
+    assert main(["demo", "--picture", str(path), "--overwrite"]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_without_matplotlib_a_picture_is_refused_before_the_run(tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(real_world, "load", None)

@@ -138,6 +138,10 @@ def test_the_command_makes_trains_judges_and_draws(world, tmp_path, monkeypatch,
     )
     assert "exists already" in printed.err and "Traceback" not in printed.err
     assert picture.read_bytes()[:4] == b"\x89PNG"
+    drawn = os.stat(picture)
+    assert main(command) == 2 and "seen.png: exists; choose another name" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0 and os.stat(picture).st_ino != drawn.st_ino
+    capsys.readouterr()
     assert main([*command[:4], "--json", "--quiet", "--tuning", "text", "--method", "c3"]) == 0
     again = capsys.readouterr()
     found = json.loads(again.out)

@@ -267,6 +267,17 @@ def test_no_record_beside_the_index(store, roles, tmp_path):
         searcher(written, roles)
 
 
+@pytest.mark.parametrize("kind", ["roles", "notes"])
+def test_a_file_by_the_name_of_the_record_stays(store, roles, tmp_path, kind):
+    path, *_ = store()
+    record = tmp_path / "new.faiss.roles.safetensors"
+    roles.save(record) if kind == "roles" else record.write_bytes(b"my notes")
+    before = record.read_bytes()
+    with pytest.raises(InputError, match=r"is there already, and no record of `index`.*name another index with to=$"):
+        index(path, roles, role="image", to=str(tmp_path / "new.faiss"))
+    assert record.read_bytes() == before and not (tmp_path / "new.faiss").exists()
+
+
 def test_one_map_for_all_rows(store, roles):
     """The role that maps queries is named first, in the summary and in the error."""
     path, rows, _ = store()
