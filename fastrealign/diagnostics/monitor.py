@@ -179,9 +179,11 @@ class GapMonitor:
                 )
             if frame is not None:
                 about = {"kind": "frame", "rank": frame.rank, "energy": frame.energy}
-                save_tensors(_frame_file(log), {"basis": frame.basis}, about)
+                save_tensors(_new_frame_file(log), {"basis": frame.basis}, about)
             lines.append(sealed(json.dumps(record.to_json(), allow_nan=False).encode()) + b"\n")
             self._size = lines.size
+            if frame is not None:
+                _new_frame_file(log).replace(_frame_file(log))
 
     def to_json(self) -> list[dict[str, Any]]:
         """All records as plain values."""
@@ -263,18 +265,8 @@ class GapMonitor:
         with open_briefly(log, "another log") as lines:
             self.records, self._size = parse_log(lines.text(), log)
             lines.cut(self._size)
-        fixed = next((record for record in self.records if record.fixed), None)
-        if not self._handed_in and fixed is not None:
-            path = _frame_file(log)
-            tensors, meta = load_tensors(path, "frame", ("basis",))
-            self.frame = Frame(tensors["basis"], meta["rank"], meta["energy"])
-            if not is_orthonormal(self.frame.basis):
-                raise InputError(f"{path}: no frame: its directions are not orthonormal; choose another log")
-            if (self.frame.rank, len(self.frame.basis)) != (fixed.rank, len(fixed.mean)):
-                raise InputError(
-                    f"{path}: a frame of {self.frame.rank} of {len(self.frame.basis)} directions, the records of {log} "
-                    f"are in one of {fixed.rank} of {len(fixed.mean)}; choose another log"
-                )
+            if not self._handed_in:
+                self.frame = _frame_of(log, next((record for record in self.records if record.fixed), None))
 
 
 def trainer_callback(monitor: GapMonitor) -> transformers.TrainerCallback:
@@ -345,3 +337,41 @@ def _file_of(log: object) -> Path:
 
 def _frame_file(log: Path) -> Path:
     return log.with_name(f"{log.name}.frame.safetensors")
+
+
+def _new_frame_file(log: Path) -> Path:
+    """The frame of a record that is not in the log yet; until then, the records there are in that of `_frame_file`."""
+    return log.with_name(f"{log.name}.frame.new.safetensors")
+
+
+def _frame_of(log: Path, fixed: GapRecord | None) -> Frame | None:
+    """The frame of a log, whose first record in it is `fixed`; a new one gets its name here if a kill prevented that."""
+    path, new = _frame_file(log), _new_frame_file(log)
+    if new.exists():
+        written = _read_frame(new)
+        if fixed is not None and _measured_in(written, fixed):
+            new.replace(path)
+        else:
+            new.unlink()
+    if fixed is None:
+        if path.exists():
+            load_tensors(path, "frame")  # what is not the frame of a log must not be replaced by one
+        return None
+    frame = _read_frame(path)
+    if not _measured_in(frame, fixed):
+        raise InputError(f"{path}: the records of {log} are in another frame; choose another log")
+    return frame
+
+
+def _measured_in(frame: Frame, record: GapRecord) -> bool:
+    if (frame.rank, len(frame.basis)) != (record.rank, len(record.mean)):
+        return False
+    beta, _ = frame.split(np.array(record.mean))
+    return bool(np.isclose(np.linalg.norm(beta), record.beta, rtol=1e-6, atol=1e-9))
+
+
+def _read_frame(path: Path) -> Frame:
+    tensors, meta = load_tensors(path, "frame", ("basis",))
+    if not is_orthonormal(tensors["basis"]):
+        raise InputError(f"{path}: no frame: its directions are not orthonormal; choose another log")
+    return Frame(tensors["basis"], meta["rank"], meta["energy"])

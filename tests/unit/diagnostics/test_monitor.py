@@ -18,7 +18,8 @@ from fastrealign import diagnostics as D
 from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.diagnostics import Frame, GapMonitor
 from fastrealign.formats.saved_tensors import save_tensors
-from fastrealign.storage.append_log import open_briefly
+from fastrealign.methods.moments import Moments
+from fastrealign.storage.append_log import FileLog, open_briefly
 
 # Rows of each sign that have their residual along axes 2, 3 (of U = 0..3) and 6, 7 (of V = 4..7).
 ROWS = {2: 40, 3: 10, 6: 8, 7: 2}
@@ -410,12 +411,13 @@ def test_logs_it_refuses(stream, tmp_path):
     log = tmp_path / "gap.jsonl"
     GapMonitor(log=log).measure(0, *stream(0))
     frame = tmp_path / "gap.jsonl.frame.safetensors"
-    GapMonitor(energy=0.6, log=tmp_path / "other.jsonl").measure(0, *stream(0))
-    shutil.copy(tmp_path / "other.jsonl.frame.safetensors", frame)
-    with pytest.raises(
-        InputError, match=r"gap.jsonl.frame.safetensors: a frame of 1 of 8 directions, .* one of 3 of 8"
-    ):
-        GapMonitor(log=log)
+    for energy in (0.6, 0.95):  # the second frame has as many directions
+        GapMonitor(energy=energy, log=tmp_path / f"{energy}.jsonl").measure(0, *stream(30))
+        shutil.copy(tmp_path / f"{energy}.jsonl.frame.safetensors", frame)
+        with pytest.raises(
+            InputError, match=r"gap.jsonl.frame.safetensors: the records of .* are in another frame; choose another log"
+        ):
+            GapMonitor(log=log)
     frame.unlink()
     with pytest.raises(InputError, match=r"gap.jsonl.frame.safetensors: no such file"):
         GapMonitor(log=log)
@@ -434,6 +436,47 @@ def test_logs_it_refuses(stream, tmp_path):
         InputError, match=r"third.jsonl.frame.safetensors: no frame: its directions are not orthonormal"
     ):
         GapMonitor(log=tmp_path / "third.jsonl")
+
+
+@pytest.mark.parametrize("name", ["gap.jsonl.frame.safetensors", "gap.jsonl.frame.new.safetensors"])
+def test_a_saved_file_of_another_kind_is_not_replaced_by_a_frame(stream, tmp_path, name):
+    saved = tmp_path / name
+    Moments(8).save(saved)
+    before = saved.read_bytes()
+    with pytest.raises(InputError, match=r"frame.*safetensors: holds moments, expected frame"):
+        GapMonitor(log=tmp_path / "gap.jsonl").measure(0, *stream(0))
+    assert saved.read_bytes() == before
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_killed_while_the_frame_is_fixed(stream, tmp_path, monkeypatch, earlier, written):
+    """Before the line of its record is written, or after it; the first time, or in a run that went back to step 0."""
+    log = tmp_path / "gap.jsonl"
+    if earlier:
+        before = GapMonitor(energy=0.8, log=log)
+        for step in range(3):
+            before.measure(step, *stream(step))
+    monitor, append = GapMonitor(energy=0.8, log=log), FileLog.append
+
+    def killed(self, line):
+        if written:
+            append(self, line)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FileLog, "append", killed)
+        monitor.measure(0, *stream(9))
+    again, whole = GapMonitor(energy=0.8, log=log), GapMonitor(energy=0.8)
+    for step in range(3 if earlier and not written else int(written)):
+        whole.measure(step, *stream(9 if written else step))
+    assert again.records == whole.records
+    assert not (tmp_path / "gap.jsonl.frame.new.safetensors").exists()
+    for step in (3, 4):
+        assert again.measure(step, *stream(step)) == whole.measure(step, *stream(step))
+    resumed = GapMonitor(energy=0.8, log=log)
+    assert resumed.records == whole.records
+    np.testing.assert_array_equal(resumed.frame.basis, whole.frame.basis)
 
 
 def test_two_monitors_do_not_write_one_log(stream, tmp_path):
