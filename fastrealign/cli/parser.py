@@ -159,7 +159,11 @@ class _Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             listed = ", ".join(map(str, action.choices))
             hint = meant(str(value), action.choices, f"choose from {listed}")
-            raise argparse.ArgumentError(action, f"there is no {str(value)!r}{hint}")
+            if action.option_strings:
+                raise argparse.ArgumentError(action, f"there is no {str(value)!r}{hint}")
+            # Of a word by its place, argparse would name the variable.
+            kind = str(action.metavar or action.dest).lower()
+            raise argparse.ArgumentError(None, f"there is no {kind} {str(value)!r}{hint}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """argparse's own method ignores failed writes."""

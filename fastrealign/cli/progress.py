@@ -8,7 +8,7 @@ import time
 from typing import TextIO
 
 from fastrealign.cli.console import log_record
-from fastrealign.core.formatting import short
+from fastrealign.core.formatting import short, size
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown
 
@@ -46,7 +46,7 @@ class _Pass(Progress):
 
     def speed(self, seconds: float) -> str:
         rows = f"{short(self.rows / seconds)} rows/s"
-        return f"{rows}, {self.nbytes / seconds / 1e9:.2f} GB/s" if self.nbytes else rows
+        return f"{rows}, {size(self.nbytes / seconds)}/s" if self.nbytes else rows
 
 
 class Lines(_Pass):
@@ -96,7 +96,7 @@ class Records(_Pass):
 
 
 class Bar(_Pass):
-    """A tqdm bar with rows/s, GB/s and the time left, removed when its pass ends."""
+    """A tqdm bar with rows and bytes a second and the time left, removed when its pass ends."""
 
     def start(self, phase: str, rows: int | None, nbytes: int | None) -> None:
         from tqdm import tqdm  # takes 30 ms, which a quiet run avoids
@@ -119,7 +119,7 @@ class Bar(_Pass):
         super().advance(rows, nbytes)
         seconds = time.monotonic() - self.started
         if seconds > 0 and self.nbytes:
-            self._bar.set_postfix_str(f"{self.nbytes / seconds / 1e9:.2f} GB/s", refresh=False)
+            self._bar.set_postfix_str(f"{size(self.nbytes / seconds)}/s", refresh=False)
         self._bar.update(rows)
 
     def finish(self) -> None:

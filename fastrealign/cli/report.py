@@ -60,8 +60,8 @@ def add(command: Command) -> None:
     )
     parser.add_argument("--labels", nargs="+", metavar="LABELS", help=text)
     text = (
-        "length of the caption of each SOURCE row: a .npy file of numbers, a .txt file with a caption a line, or a text column "
-        "of SOURCE; compares up to four ranges of lengths"
+        "how long the caption of each SOURCE row is, in words: a .txt file with a caption a line or a text column of SOURCE, "
+        "whose words are counted; or a .npy file of numbers, in a unit of your own; compares up to four ranges of lengths"
     )
     parser.add_argument("--by-length", metavar="CAPTIONS", help=text)
     text = (

@@ -64,9 +64,9 @@ def report(
         "table.parquet:column"), or a column of the sides' own tables. A classifier is then trained on the source, with each
         method, and tested on the target.
     by_length : list, array, path or str, optional
-        The length of the caption of each source row: numbers, or captions, whose words are counted; a .npy file of numbers, a
-        .txt file with a caption a line, or the name of a text column of the source. The report then compares up to four
-        ranges of lengths.
+        The length of the caption of each source row: numbers, in any unit, or captions, whose words (between white space) are
+        counted; a .npy file of numbers, a .txt file with a caption a line, or the name of a text column of the source. The
+        report then compares up to four ranges of lengths.
     methods : sequence of str
         Names of `fastrealign.baselines.METHODS`. "none", doing nothing, is always measured: what others are compared with.
     domains : mapping of str to (source, target), optional

@@ -144,7 +144,7 @@ class Report:
         if self.bad_rows_were == "skip":
             bad.append(f"their numbers: 'dropped' of each shard in {self.files['manifest']}")
         lost = [f"{count(len(self.left_out), 'shard')} that could not be read, the first of them:", *self.left_out[:5]]
-        speed = f"{short(self.rows_per_second)} rows/s, {self.gb_per_second:.2f} GB/s of source"
+        speed = f"{short(self.rows_per_second)} rows/s, {size(self.bytes_now / self.seconds)}/s of source"
         lines = [
             shown(head),
             *kept_lines(self.alignment),

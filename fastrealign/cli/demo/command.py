@@ -32,7 +32,7 @@ def add(command: Command) -> None:
     text = "align the titles of real pictures that ship with fastrealign: gap, classifier, search, before and after"
     parser = command("demo", text, _MORE, run=run)
     parser.add_argument(
-        "what",
+        "demo",
         nargs="?",
         choices=["search"],
         help="search: one index of pictures and captions, the ten best for three titles before and after",
@@ -48,7 +48,7 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.what == "search":
+    if args.demo == "search":
         if args.picture or args.centroid:
             raise InputError("demo search takes neither --picture nor --centroid: leave them out")
         found = search.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_lines_at_intervals(clock):
     clock.now += 20
     lines.advance(100_000, 10**9)
     lines.advance(100_000, 10**9)
-    assert stream.getvalue() == "centring: 20 %, 10 k rows/s, 0.10 GB/s, 80 s left\n"
+    assert stream.getvalue() == "centring: 20 %, 10 k rows/s, 100 MB/s, 80 s left\n"
     lines.finish()
 
 
@@ -55,7 +56,17 @@ def test_lines_where_the_number_of_rows_is_not_known(clock):
     lines.start("reading", None, None)
     clock.now += 20
     lines.advance(3_000_000, 10**9)
-    assert stream.getvalue() == "reading: 3 M rows, 150 k rows/s, 0.05 GB/s\n"
+    assert stream.getvalue() == "reading: 3 M rows, 150 k rows/s, 50 MB/s\n"
+
+
+@pytest.mark.parametrize("nbytes, shown", [(300, "30 bytes/s"), (64_000, "6.4 kB/s"), (35 * 10**9, "3.5 GB/s")])
+def test_few_bytes_have_a_unit_of_their_size(clock, nbytes, shown):
+    stream = io.StringIO()
+    lines = Lines(stream)
+    lines.start("reading", None, None)
+    clock.now += 10
+    lines.advance(100, nbytes)
+    assert stream.getvalue() == f"reading: 100 rows, 10 rows/s, {shown}\n"
 
 
 @pytest.mark.parametrize("rows", [1000, None])
@@ -68,7 +79,7 @@ def test_a_bar_shows_rows_bytes_and_time_left(rows):
         bar._bar.refresh()
     shown = stream.getvalue()
     bar.finish()
-    assert "aligning" in shown and "rows/s" in shown and "GB/s" in shown
+    assert "aligning" in shown and "rows/s" in shown and re.search(r"\d [kMGT]B/s", shown)
     assert ("100%" in shown and "left" in shown) == (rows is not None)
 
 
