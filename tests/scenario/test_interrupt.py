@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import corpus
 import numpy as np
@@ -219,6 +221,38 @@ def test_sigterm_finishes_the_shard_in_hand(signalled, numbers, complete):
     else:
         assert "interrupted; nothing was written" in said
         assert not out.exists()
+
+
+AT_IMPORT = """\
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == os.environ["AT"]:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:  # as the C code of some packages does
+                raise ImportError
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("at", ["fastrealign.cli.main", "argparse", "fastrealign.cli.demo.command"])
+@pytest.mark.parametrize(("ignored", "code"), [(False, 130), (True, 0)], ids=["", "nohup"])
+def test_an_interrupt_while_the_command_imports(tmp_path, at, ignored, code):
+    """Of the entry point that is installed."""
+    (tmp_path / "sitecustomize.py").write_text(AT_IMPORT)
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    module, name = re.search(r'^fastrealign = "(\S+):(\S+)"$', project.read_text(), re.MULTILINE).groups()
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; from {module} import {name}; sys.exit({name}())", "--version"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "AT": at},
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignored else None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout == (f"fastrealign {fr.__version__}\n" if ignored else "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
