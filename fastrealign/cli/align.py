@@ -38,7 +38,8 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    how = {**arguments.fit_options(args, args.noise), "noise": args.noise, **arguments.run_options(args)}
+    how = {**arguments.fit_options(args, args.noise), **arguments.given(args, "noise"), **arguments.run_options(args)}
+    arguments.check_noise(args, how["method"])
     report = fr.align(arguments.paths(args.source), arguments.paths(args.target), args.out, **how)
     show(args, report.to_json(), str(report))
     return 1 if report.left_out else 0

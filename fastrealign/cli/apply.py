@@ -12,6 +12,7 @@ from fastrealign.cli.arguments import (
     add_option,
     add_out_folder,
     add_run_options,
+    check_noise,
     given,
     paths,
     run_options,
@@ -19,6 +20,7 @@ from fastrealign.cli.arguments import (
 )
 from fastrealign.cli.config import add_config
 from fastrealign.cli.console import show
+from fastrealign.cli.lazy import loading
 from fastrealign.cli.parser import Command
 from fastrealign.cli.role_options import roles_in
 from fastrealign.core.errors import InputError
@@ -56,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
     if args.seed is not None and not args.noise:
         raise InputError("--seed is of the noise that --noise adds; add --noise, or leave --seed out")
     method = args.alignment if args.role is None else roles_in(args.alignment)[args.role]
+    if args.noise == 0.0:
+        with loading.explained_if_swapped(method, paths(args.source)):
+            check_noise(args, loading.as_method(method).name)
     report = fr.apply_files(method, paths(args.source), args.out, **given(args, "noise", "seed"), **run_options(args))
     show(args, report.to_json(), str(report))
     return 1 if report.left_out else 0

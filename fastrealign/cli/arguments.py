@@ -13,7 +13,7 @@ from fastrealign.cli.progress import progress_of
 from fastrealign.core.errors import InputError
 from fastrealign.data import options
 from fastrealign.data.options import BAD_ROWS, BAD_SHARDS
-from fastrealign.methods.fit_options import CENTROIDS
+from fastrealign.methods.fit_options import CENTROIDS, own_name
 from fastrealign.methods.fit_options import HELP as FIT_HELP
 
 if TYPE_CHECKING:
@@ -59,7 +59,16 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_noise(parser: argparse.ArgumentParser) -> None:
-    add_option(parser, "--noise", type=float, default=0.0, metavar="LENGTH")
+    add_option(parser, "--noise", type=float, usual=0.0, metavar="LENGTH")
+
+
+def check_noise(args: argparse.Namespace, method: str) -> None:
+    """InputError for --noise 0 with C3, which is noise of its own on the method anchor."""
+    if args.noise == 0.0 and own_name(method) == "c3":
+        raise InputError(
+            "--noise 0 would leave c3 its own noise; give --noise above 0, or leave it out; without noise c3 is the method "
+            "anchor, which fastrealign fit --method anchor fits"
+        )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +163,7 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name, value in chosen(args, *names).items() if value is not None}
 
 
-def fit_options(args: argparse.Namespace, noise: float = 0.0) -> dict[str, Any]:
+def fit_options(args: argparse.Namespace, noise: float | None = None) -> dict[str, Any]:
     """The options of a fit, after which rows get noise of this length."""
     method = (args.method or "realign").lower()
     if method != "realign" and args.centroid is not None:

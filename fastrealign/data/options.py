@@ -139,7 +139,8 @@ class NoiseOptions:
     noise: float = option(
         0.0,
         "length of Gaussian noise added to every mapped row, which is then normalised again: N(0, (noise/sqrt(d))^2 I), "
-        "so 1 is the length of a row (root mean square); 0 adds none; c3 has noise of length 0.5, unless this sets another",
+        "so 1 is the length of a row (root mean square); 0 adds none; c3 has noise of its own, of length 0.5, unless this is "
+        "above 0 (without noise c3 is anchor)",
     )
     seed: int = option(
         0,

@@ -31,6 +31,21 @@ def test_align_shows_the_gap_before_and_after_and_what_was_written(tmp_path, sid
     assert str(tmp_path / "out" / "manifest.json") in out
 
 
+def test_no_noise_is_not_said_of_c3(tmp_path, sides, run):
+    """0 is what other methods have by default, and C3 would keep its own noise. Without it, it is the anchor."""
+    out, saved = tmp_path / "out", tmp_path / "c3.safetensors"
+    rows = np.load(sorted(sides[0].iterdir())[0])
+    fit_baseline("c3", *sides).save(saved)
+    for argv in (["align", sides[0], "--target", sides[1], "--method", "C3"], ["apply", saved, sides[0]]):
+        code, _, err = run(*argv, "--out", out, "--noise", "0.0")
+        assert (code, err.count("\n")) == (2, 1) and "--noise 0 would leave c3 its own noise" in err
+        assert not out.exists()
+    bare, anchor = fit_baseline("c3", *sides, sigma=0.0), fit_baseline("anchor", *sides)
+    np.testing.assert_allclose(bare(rows), anchor(rows), atol=1e-6)
+    assert run("align", sides[0], "--target", sides[1], "--out", out, "--noise", "0", "--quiet") == (0, "", "")
+    assert run("apply", saved, sides[0], "--out", tmp_path / "less", "--noise", "0.1", "--quiet")[0] == 0
+
+
 def test_align_takes_several_files_as_a_shell_gives_them(tmp_path, sides, run):
     text, image = (sorted(side.iterdir()) for side in sides)
     assert run("align", *text, "--target", *image, "--out", tmp_path / "out", "--quiet") == (0, "", "")
