@@ -119,8 +119,23 @@ def check_length(at: Place, output: AnyPath) -> None:
                 raise InputError(f"{os.fspath(output)}: the name is too long; shorten it") from None
 
 
+def spool_folder() -> Path:
+    """The folder for copies of remote files (spool.py): FASTREALIGN_SPOOL, or InputError where no folder has this name."""
+    named = os.environ.get("FASTREALIGN_SPOOL")
+    if not named:
+        import tempfile  # most runs make no spool files
+
+        return Path(tempfile.gettempdir())
+    if not os.path.isdir(named):
+        raise InputError(f"FASTREALIGN_SPOOL={named}: there is no such folder; make it, or correct the name")
+    return Path(named)
+
+
 def check_output(path: AnyPath) -> None:
-    """InputError for what is no path, a URL that can only be read from, or whose package is missing. No request is made."""
+    """InputError for what is no path, a URL that can only be read from, or whose package or spool folder is missing.
+
+    No request is made.
+    """
     check_given(path, "the output")
     at = place(path)
     if isinstance(at, Path):
@@ -131,6 +146,7 @@ def check_output(path: AnyPath) -> None:
             f"{path}: {at.scheme}:// can only be read from; name a folder here or in a store such as s3://"
         )
     filesystem(str(at))
+    spool_folder()
 
 
 def each(call: Callable[[T], R], of: Iterable[T], *, remote: bool | None = None) -> Iterator[R]:

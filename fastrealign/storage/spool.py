@@ -15,7 +15,7 @@ from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor
 from fastrealign.storage.leftovers import mark, remove_left
-from fastrealign.storage.paths import AnyPath, place
+from fastrealign.storage.paths import AnyPath, place, spool_folder
 from fastrealign.storage.remote_file import REQUEST_BYTES, RemoteFile
 from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.system import DESCRIPTORS
@@ -77,9 +77,8 @@ def spool(url: Url | str) -> tuple[Descriptor, Path]:
     On Linux it has no name: its space is freed with its last descriptor, also after a kill. Elsewhere it is removed with it;
     what a kill leaves, the next one in the same folder removes, where the system says whether a process has ended.
     """
-    folder = Path(os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir())
+    folder = spool_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         descriptor, named = _nameless(folder), None
         if descriptor is None:
             descriptor, named = _named(folder)
@@ -113,9 +112,8 @@ def _named(folder: Path) -> tuple[Descriptor, Path | None]:
 
 def spool_failure(url: Url | str, error: OSError) -> str:
     """The message about a spool file that cannot be written."""
-    folder = os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir()
     return (
-        f"{url}: its spool file in {folder} could not be written: {error.strerror or one_line(error)}; set "
+        f"{url}: its spool file in {spool_folder()} could not be written: {error.strerror or one_line(error)}; set "
         "FASTREALIGN_SPOOL to a folder with room for some shards"
     )
 

@@ -20,6 +20,7 @@ from stops import StopAfter
 import fastrealign as fr
 from fastrealign.cli import main as cli
 from fastrealign.core.errors import FastRealignError
+from fastrealign.core.progress import Progress
 from fastrealign.formats.manifest import JOURNAL
 from fastrealign.jobs.journal import Journal
 from fastrealign.storage import retry
@@ -37,9 +38,10 @@ pytestmark = pytest.mark.usefixtures("quick_lease", "spool")
 def spool(tmp_path, monkeypatch):
     """The folder of the spool files; nothing may be left in it."""
     folder = tmp_path / "spool"
+    folder.mkdir()
     monkeypatch.setenv("FASTREALIGN_SPOOL", str(folder))
     yield folder
-    assert not folder.exists() or not list(folder.iterdir())
+    assert not list(folder.iterdir())
 
 
 stop_after = partial(StopAfter, error=FastRealignError("stopped"))
@@ -431,10 +433,21 @@ def test_a_spool_without_room(memory, disk_full, refused, spool):
     assert memory.store == {}
 
 
-def test_a_spool_that_cannot_be_made(memory, monkeypatch, refused, tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    monkeypatch.setenv("FASTREALIGN_SPOOL", str(tmp_path / "file" / "below"))
-    refused(lambda: AtomicFile("memory://a/x"), "FASTREALIGN_SPOOL", error=FastRealignError)
+def test_a_misspelt_spool_is_refused_before_anything_is_read(memory, monkeypatch, refused, tmp_path, sides):
+    misspelt, file = tmp_path / "spol", tmp_path / "file"
+    file.write_bytes(b"")
+
+    class Unread(Progress):
+        def start(self, phase, rows, nbytes):
+            raise AssertionError(phase)
+
+    for named in (misspelt, file, file / "below"):
+        monkeypatch.setenv("FASTREALIGN_SPOOL", str(named))
+        says = f"FASTREALIGN_SPOOL={named}: there is no such folder"
+        refused(lambda: AtomicFile("memory://a/x"), says)
+        refused(lambda: fr.align(*sides, "memory://a/out", progress=Unread()), says)
+    assert not misspelt.exists() and memory.store == {}
+    fr.align(*sides, tmp_path / "here")  # which needs none
 
 
 # Processes
