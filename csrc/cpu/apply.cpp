@@ -58,11 +58,6 @@ struct Row {
 // Whether registers suffice to take the dot products of some rows while others are written.
 constexpr bool registers_suffice = most_sums >= 8;
 
-// Whether vectors are added to the sums after the next ones are stored: until a vector is computed, rounded and
-// converted back, the operations that add it would hold up those behind them. Measured with AVX2 alone; not done with
-// AVX-512.
-constexpr bool sums_later = !registers_suffice;
-
 // Writes good rows, alpha x + beta b + gamma c, and sums what it stores.
 template <typename In, typename Out, typename Real, bool sums>
 class Writer {
@@ -103,7 +98,8 @@ class Writer {
         }
     }
 
-    // N rows, a vector of each at a time.
+    // N rows, a vector of each at a time. A vector is added to the sums after the next one is stored: until it is computed,
+    // rounded and converted back, the operations that add it would hold up those behind them.
     template <int N, bool streamed, bool paired = false>
     struct Lines {
         // A vector of a row as it is stored.
@@ -120,6 +116,8 @@ class Writer {
         const In* x[N];
         Out* out[N];
         Scalar alpha[N], beta[N], gamma[N];
+        Stored last[N];    // the vectors stored last
+        int64_t at = -1;  // their first column, if there are any
 
         Lines(const Writer& of, const Row<In, Out>* rows) : writer(of) {
             FR_UNROLL
@@ -131,10 +129,13 @@ class Writer {
                 gamma[k] = A::splat(rows[k].k.gamma);
             }
         }
-        FR_INLINE void write(int64_t j) const {
+        FR_INLINE void write(int64_t j) {
             Stored stored[N];
             store(j, stored);
-            add(j, stored);
+            add_last();
+            FR_UNROLL
+            for (int k = 0; k < N; ++k) last[k] = stored[k];
+            at = j;
         }
         FR_INLINE void store(int64_t j, Stored (&stored)[N]) const {
             const auto vector = [&](auto natural, const float* even_odd) FR_LAMBDA {
@@ -163,10 +164,11 @@ class Writer {
                 }
             }
         }
-        FR_INLINE void add(int64_t j, const Stored (&stored)[N]) const {
-            SumsOf<N, paired> sum(writer.sums_, j);
+        FR_INLINE void add_last() const {
+            if (at < 0) return;
+            SumsOf<N, paired> sum(writer.sums_, at);
             FR_UNROLL
-            for (int k = 0; k < N; ++k) sum.add(k, stored[k]);
+            for (int k = 0; k < N; ++k) sum.add(k, last[k]);
             sum.put_back();
         }
     };
@@ -190,23 +192,12 @@ class Writer {
     }
     template <int N, bool streamed, bool paired>
     void write_whole(const Row<In, Out>* rows, int64_t from, int64_t to) const {
-        using Vectors = Lines<N, streamed, paired>;
-        const Vectors lines(*this, rows);
-        typename Vectors::Stored before[N], now[N];
+        Lines<N, streamed, paired> lines(*this, rows);
         for (int64_t j = from; j < to; j += columns) {
             if ((j - from) % Batch<In>::line == 0) prefetch_rows<N>(lines.x, 1, rows->i, j, ahead_);
-            if constexpr (sums_later) {
-                lines.store(j, now);
-                if (j > from) lines.add(j - columns, before);
-                FR_UNROLL
-                for (int k = 0; k < N; ++k) before[k] = now[k];
-            } else {
-                lines.write(j);
-            }
+            lines.write(j);
         }
-        if constexpr (sums_later) {
-            if (to > from) lines.add(to - columns, before);
-        }
+        lines.add_last();
     }
     // Columns before and after the whole cache lines or vectors. Columns beyond them are neither read nor stored.
     void write_cached(const Row<In, Out>& row, int64_t from, int64_t to) const {
@@ -301,7 +292,7 @@ class Applier {
         using W = Writer<In, Out, Real, sums>;
         const W writer = prepared<W>(good_);
         for (int i = 0; i < batch_rows; i += R) {
-            const typename W::template Lines<R, streamed> lines(writer, rows_ + i);
+            typename W::template Lines<R, streamed> lines(writer, rows_ + i);
             // Half a row away from the dot products: where rows are a multiple of 4 KiB apart, the same columns of all
             // rows, read or written, share the sets of the first cache.
             const int64_t half = d_ / 2 / Batch<In>::line * Batch<In>::line;
@@ -311,6 +302,7 @@ class Applier {
                 FR_UNROLL
                 for (int64_t at = 0; at < Batch<In>::line; at += W::columns) lines.write(to + at);
             });
+            lines.add_last();
         }
         good_ = 0;
     }
