@@ -98,8 +98,8 @@ class Writer {
         }
     }
 
-    // N rows, a vector of each at a time. A vector is added to the sums after the next one is stored: until it is computed,
-    // rounded and converted back, the operations that add it would hold up those behind them.
+    // N rows, a vector of each at a time. A vector is added to the sums after the next one is stored: until it is
+    // computed, rounded and converted back, the operations that add it would hold up those behind them.
     template <int N, bool streamed, bool paired = false>
     struct Lines {
         // A vector of a row as it is stored.
@@ -116,7 +116,7 @@ class Writer {
         const In* x[N];
         Out* out[N];
         Scalar alpha[N], beta[N], gamma[N];
-        Stored last[N];    // the vectors stored last
+        Stored last[N];   // the vectors stored last
         int64_t at = -1;  // their first column, if there are any
 
         Lines(const Writer& of, const Row<In, Out>* rows) : writer(of) {
@@ -229,10 +229,9 @@ constexpr int rows_of_writer = 2;
 // Rows that are written while the dot products of as many others are taken, where registers suffice. Measured with
 // AVX-512: as many as without writing; fewer are slower. Does not help with AVX2.
 constexpr int rows_beside = most_sums / 2;
-// Two non-temporal streams with equal low address bits hold up every load that has these bits soon after: up to ten
-// times slower, measured on Zen 3 with AVX2. Not measured with AVX-512, where it is as before.
+// Two non-temporal streams whose addresses are equal modulo a page hold up every load that has these bits soon after:
+// up to ten times slower on Zen 3 with AVX2, up to twice on Zen 4 with AVX-512.
 constexpr int64_t page = 4096;
-constexpr bool streams_must_differ = !registers_suffice;
 
 // Rarely needed, so for all input types the same.
 template <typename Out, bool sums>
@@ -293,14 +292,15 @@ class Applier {
         const W writer = prepared<W>(good_);
         for (int i = 0; i < batch_rows; i += R) {
             typename W::template Lines<R, streamed> lines(writer, rows_ + i);
-            // Half a row away from the dot products: where rows are a multiple of 4 KiB apart, the same columns of all
-            // rows, read or written, share the sets of the first cache.
-            const int64_t half = d_ / 2 / Batch<In>::line * Batch<In>::line;
+            // Half a row or half a page away from the dot products: where rows are a multiple of a page apart, the same
+            // columns of all rows, read or written, share the sets of the first cache.
+            constexpr int64_t line = Batch<In>::line, half_page = page / 2 / static_cast<int64_t>(sizeof(In));
+            const int64_t away = std::min(d_ / 2, half_page) / line * line;
             wide_dots_of<Terms::bc, R>(batch, i, block_.vectors, d_, [&](int64_t j) FR_LAMBDA {
                 batch.template prefetch<R>(1, i, j);
-                const int64_t to = j < half ? j + (d_ - half) : j - half;
+                const int64_t to = j < away ? j + (d_ - away) : j - away;
                 FR_UNROLL
-                for (int64_t at = 0; at < Batch<In>::line; at += W::columns) lines.write(to + at);
+                for (int64_t at = 0; at < line; at += W::columns) lines.write(to + at);
             });
             lines.add_last();
         }
@@ -337,7 +337,7 @@ class Applier {
     void write() {
         const auto writer = prepared<Writer<In, Out, Real, sums>>(good_);
         constexpr int N = rows_of_writer;
-        const bool one_by_one = streams_must_differ && block_.stream && block_.out_stride % page == 0;
+        const bool one_by_one = block_.stream && block_.out_stride % page == 0;
         int i = 0;
         for (; together_ && !one_by_one && i + N <= good_; i += N) writer.template write<N>(rows_ + i, block_.stream);
         for (; i < good_; ++i) writer.template write<1>(rows_ + i, block_.stream);
