@@ -3,6 +3,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 #include <cstdlib>
 #include <memory>
@@ -35,6 +39,15 @@ T* written(const py::object& array) {
 const double* read(const py::object& array) {
     return array.is_none() ? nullptr : static_cast<const double*>(py::reinterpret_borrow<py::array>(array).data());
 }
+// Asks the system for large pages in memory that nothing was written to yet. Only advice: a failure changes no result.
+void advise_large_pages(uintptr_t address, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+    const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const uintptr_t from = (address + page - 1) / page * page, to = (address + bytes) / page * page;
+    if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#endif
+}
+
 fr::Totals totals(const py::object& low, const py::object& high) {
     return {written<uint64_t>(low), written<int64_t>(high)};
 }
@@ -71,6 +84,7 @@ PYBIND11_MODULE(_core, m) {
             return py::reinterpret_steal<py::str>(PyUnicode_DecodeFSDefault(value ? value : ""));
         },
         py::arg("name"));
+    m.def("advise_large_pages", &advise_large_pages, py::arg("address"), py::arg("bytes"));
     py::class_<fr::PreparedMap>(m, "PreparedMap", "A row map (s, b, c) as the kernels read it; b and c may be None.")
         .def(py::init([](double s, const py::object& b, const py::object& c, int64_t d) {
                  return std::make_unique<fr::PreparedMap>(fr::Map{s, read(b), read(c)}, d);

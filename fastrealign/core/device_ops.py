@@ -22,6 +22,7 @@ from fastrealign.core.optional import Lazy
 from fastrealign.core.packed_map import HEADER, pack, row_map_of
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import as_output, as_rows
+from fastrealign.core.tensors import in_large_pages
 
 if TYPE_CHECKING:
     import fastrealign_cuda
@@ -194,7 +195,7 @@ def reduce_into(
 def vjp_of(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
     kind = torch.promote_types(rows.dtype, gradient.dtype)
     y, g = (checked(x.to(kind), map, terms) for x in (rows, gradient))
-    out = torch.empty(y.shape, dtype=kind, device=y.device)
+    out = in_large_pages(torch.empty(y.shape, dtype=kind, device=y.device))
     chosen = _backend(y)
     if len(y) == 0:
         pass

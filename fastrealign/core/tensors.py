@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import fastrealign._core as _core
 from fastrealign.core.dtypes import BFLOAT16, EXPECTED
 from fastrealign.core.errors import InputError
 from fastrealign.core.libraries import torch
@@ -14,6 +15,9 @@ from fastrealign.core.text import described
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
+
+
+_LARGE = 4 << 20  # bytes: from where on NumPy asks for large pages
 
 
 def is_tensor(x: object) -> TypeIs[torch.Tensor]:
@@ -93,6 +97,16 @@ def as_tensor(x: np.ndarray) -> torch.Tensor:
     if not x.flags.writeable:
         x = x.copy()
     return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if x.dtype == BFLOAT16 else torch.from_numpy(x)
+
+
+def in_large_pages(x: torch.Tensor) -> torch.Tensor:
+    """A tensor that was just made, in large pages where that is worthwhile, as NumPy has its arrays by itself.
+
+    In pages of 4 KiB the system takes longer to hand out the memory than a kernel to fill it.
+    """
+    if x.is_cpu and x.nbytes >= _LARGE:
+        _core.advise_large_pages(x.data_ptr(), x.nbytes)
+    return x
 
 
 def checked_output(out: torch.Tensor) -> torch.Tensor:

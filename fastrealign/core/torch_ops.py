@@ -19,6 +19,7 @@ import torch
 from fastrealign.core.device_ops import apply_into, checked, first_bad, float_type, reduce_into, vjp_of, zero_sums
 from fastrealign.core.errors import InputError
 from fastrealign.core.packed_map import pack, packed
+from fastrealign.core.tensors import in_large_pages
 
 __all__ = ["apply", "pack", "packed", "reduce", "vjp"]
 
@@ -53,7 +54,7 @@ def apply(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype 
     tensor([[0.6000, 0.8000]])
     """
     rows = checked(rows, map, terms)
-    out = torch.empty(rows.shape, dtype=float_type(dtype or rows.dtype), device=rows.device)
+    out = in_large_pages(torch.empty(rows.shape, dtype=float_type(dtype or rows.dtype), device=rows.device))
     apply_into(rows, out, map, terms, None, None, None)
     return out
 

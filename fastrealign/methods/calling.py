@@ -17,7 +17,7 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.libraries import torch
 from fastrealign.core.row_argument import Rows
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
-from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device, view_of
+from fastrealign.core.tensors import as_tensor, checked_output, in_large_pages, is_tensor, on_device, view_of
 from fastrealign.core.wording import either, option
 from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented, noise_options
 from fastrealign.formats.table_objects import take
@@ -196,5 +196,5 @@ def _made_like(given: Any, x: torch.Tensor, shape: tuple[int, int], kind: torch.
             made = given.new_empty(tuple(shape), dtype=kind)
             if is_tensor(made) and made.shape == tuple(shape) and made.dtype == kind:
                 return made, checked_output(made) if on_device(x) else as_output(made)
-    made = x.new_empty(tuple(shape), dtype=kind)
+    made = in_large_pages(x.new_empty(tuple(shape), dtype=kind))
     return made, made if on_device(x) else view_of(made, "out")

@@ -218,8 +218,10 @@ PAST_CACHE = 16 << 20  # an output larger than this is always written past the c
 
 @pytest.mark.parametrize(("d", "offset"), [(96, 0), (2048, 0), (257, 0), (257, 4), (33, 8), (33, 1), (5, 2)])
 def test_an_output_larger_than_the_cache_has_the_same_bits(rows_of, map_of, out_dtype, d, offset):
-    """It is written past the cache in whole lines, with a beginning and an end of each row that are not. Rows that lie a multiple
-    of 4 KiB apart (2048) are written one at a time."""
+    """It is written past the cache in whole lines, with a beginning and an end of each row that are not.
+
+    Rows that lie a multiple of 4 KiB apart (2048) are written one at a time.
+    """
     n = PAST_CACHE // (d * out_dtype.itemsize) + 100
     row_map = map_of(d)
     # The plain code has no stores past the cache, and takes long.
