@@ -31,6 +31,9 @@ from fastrealign.methods.noisy_module import NoisyModule, has_direction
 from fastrealign.methods.paired_map import PairedMap
 from fastrealign.methods.statistics import SMALLEST_TRACE
 
+# Of ReAlign.update.
+_DECAY, _EVERY = 0.99, 100
+
 
 class ReAlign(NoisyModule):
     """Aligns embeddings in their last dimension: (..., dim) in, unit vectors (..., dim) out, in the same element type.
@@ -77,8 +80,8 @@ class ReAlign(NoisyModule):
         alignment: Alignment | str | os.PathLike | None = None,
         *,
         dim: int | None = None,
-        decay: float = 0.99,
-        every: int = 100,
+        decay: float = _DECAY,
+        every: int = _EVERY,
         noise: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -193,7 +196,14 @@ class ReAlign(NoisyModule):
     def extra_repr(self) -> str:
         self._restore("map")
         scale = "" if self.map.is_meta else f", s={self.map[0].item():.4g}"
-        return f"dim={self.dim}{scale}"
+        own = {
+            name: getattr(self, name)
+            for name, usual in (("decay", _DECAY), ("every", _EVERY))
+            if getattr(self, name) != usual
+        }
+        return (
+            f"dim={self.dim}{scale}{''.join(f', {name}={value}' for name, value in own.items())}{self._noise_shown()}"
+        )
 
 
 class Steps(NoisyModule):
@@ -254,7 +264,8 @@ class Steps(NoisyModule):
         return self.name
 
     def extra_repr(self) -> str:
-        return f"{self.name}, dim={self.dim}"
+        own = f", sigma={self.sigma:.4g}" if self.sigma and not self.adds_noise else ""
+        return f"{self.name}, dim={self.dim}{own}{self._noise_shown()}"
 
 
 def _packed(row_map: RowMap, dim: int) -> torch.Tensor:

@@ -52,6 +52,10 @@ class NoisyModule(CheckedModule):
         if self.adds_noise:
             self.register_buffer("rows_seen", torch.zeros((), dtype=torch.int64))
 
+    def _noise_shown(self) -> str:
+        """The noise, for `extra_repr`."""
+        return f", noise={self.noise.noise:.4g}, seed={self.noise.seed}" if self.adds_noise else ""
+
     def _first_number(self, rows: torch.Tensor, first: int | torch.Tensor | np.ndarray | None) -> torch.Tensor:
         """The number of the first row, or of each, which the operator checks. Without `first` the rows seen come before."""
         if first is None:

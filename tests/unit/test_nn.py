@@ -284,6 +284,15 @@ def test_a_module_on_meta_is_printed(alignment):
     assert repr(fr.nn.ReAlign(alignment).to("meta")) == "ReAlign(dim=24)"
 
 
+def test_settings_other_than_the_defaults_are_printed(alignment, sides):
+    assert repr(fr.nn.ReAlign(alignment, decay=0.99, every=100, noise=0.0, seed=3)) == repr(fr.nn.ReAlign(alignment))
+    layer = fr.nn.ReAlign(alignment, decay=0.5, every=7, noise=0.25, seed=3)
+    assert repr(layer).endswith(f"s={alignment.s:.4g}, decay=0.5, every=7, noise=0.25, seed=3)")
+    c3 = fr.fit(*sides, method="c3")
+    assert repr(fr.nn.as_module(c3)) == f"Steps(c3, dim={c3.dim}, sigma={c3.sigma:.4g})"
+    assert repr(fr.nn.as_module(c3, noise=0.25)) == f"Steps(c3, dim={c3.dim}, noise=0.25, seed=0)"
+
+
 def test_an_alignment_by_its_path_and_what_is_none(rng, tmp_path):
     y, x = rng.standard_normal((50, 8)) + 1, rng.standard_normal((50, 8)) - 1
     alignment = fr.fit(y, x)
