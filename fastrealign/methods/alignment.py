@@ -50,6 +50,8 @@ _RECORD = {
 class Alignment(MapsRows):
     """The row map f(y; s, b, c) = pi(pi(s pi(y) + b) + c), and the statistics that it was fitted from; pi(v) = v/|v|.
 
+    `==` compares all values but the version, exactly: what was saved and loaded is equal. `fingerprint` is of s, b and c alone.
+
     Attributes
     ----------
     s : float

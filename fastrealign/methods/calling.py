@@ -34,7 +34,8 @@ _SMALL = 64 * 1024
 class MapsRows(Saved):
     """What an Alignment and a Baseline, frozen dataclasses, have in common.
 
-    Their arrays are copies that cannot be written to, so what is made of them once (the row map) holds for good.
+    Their arrays are copies that cannot be written to, so what is made of them once (the row map) holds for good. Two are equal
+    if their values are.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -52,6 +53,17 @@ class MapsRows(Saved):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.__post_init__()  # what copy and pickle make of a read-only array can be written to
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are equal, whichever version of fastrealign made them."""
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(
+            _same(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__ if name != "version"
+        )
+
+    def __hash__(self: Method) -> int:
+        return hash((self.name, self.dim, self.s))
 
     @property
     def dim_out(self: Method) -> int:
@@ -177,6 +189,13 @@ class MapsRows(Saved):
                 else f"they may be of another encoder: give rows {self.dim} wide, or fit for theirs with {fit}"
             )
             raise InputError(f"{name and f'{name}: '}rows are {d} wide, {method} was fitted on {self.dim}; {why}")
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of a method are equal; NaN, of what was not measured, is equal to itself."""
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return bool(one == other or (one != one and other != other))
 
 
 def check_rows_kept(method: Method, bad_rows: str) -> None:

@@ -81,6 +81,15 @@ class Roles(OnHub):
         """Width of the rows of every role."""
         return self.maps[self.anchor].dim
 
+    def __eq__(self, other: object) -> bool:
+        """Whether they have equal maps for the same roles, by the same method."""
+        if not isinstance(other, Roles):
+            return NotImplemented
+        return (self.anchor, self.method, self.maps) == (other.anchor, other.method, other.maps)
+
+    def __hash__(self) -> int:
+        return hash((self.anchor, self.method, *sorted(self.maps)))
+
     def __getitem__(self, role: str) -> Method:
         return self.maps[known(role, self.maps)]
 

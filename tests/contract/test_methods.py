@@ -44,6 +44,7 @@ def test_every_method_is_a_method(tmp_path, name):
     method.save(tmp_path / "method.safetensors")
     loaded = fr.load(tmp_path / "method.safetensors")
     assert (type(loaded), loaded.fingerprint) == (type(method), method.fingerprint)
+    assert loaded == method and len({loaded, method}) == 1
     expected, out = method(rows, first=7), np.empty_like(rows)
     assert method.apply(rows, out, Call(first=7)).bad == 0
     for mapped in (out, loaded(rows, first=7), np.concatenate([method(rows[:9], first=7), method(rows[9:], first=16)])):

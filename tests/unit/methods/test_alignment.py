@@ -271,6 +271,26 @@ def test_save_and_load_keep_every_bit(alignment, rows, tmp_path, changes):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("s", 1.5),
+        ("mean_target", np.zeros(24)),
+        ("count_source", 7),
+        ("gap_left", float("nan")),
+        ("encoder_source", "clip"),
+        ("sampling", Sampling("one pass", 9, 9, None, None, 0.1)),
+    ],
+)
+def test_alignments_are_equal_if_their_values_are(alignment, tmp_path, name, value):
+    changed = dataclasses.replace(alignment, **{name: value})
+    changed.save(tmp_path / "a.safetensors")
+    one, other = (fr.load(tmp_path / "a.safetensors") for _ in range(2))
+    assert one == other == dataclasses.replace(changed, version="0.0.1") and {one: 1}[other] == 1
+    assert one != alignment and alignment != one and one not in (None, "a", one.b.tolist())
+    assert dataclasses.replace(one, b=-0.0 * one.b) == dataclasses.replace(one, b=0.0 * one.b)
+
+
 def test_save_replaces_the_file(alignment, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"old")

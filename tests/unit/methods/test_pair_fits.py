@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,7 +166,7 @@ def test_saved_and_loaded(rng, tmp_path):
         again = fr.load(tmp_path / "map.safetensors")
         assert isinstance(again, fr.PairedMap)
         assert (again.fingerprint, again.kept, again.strength) == (found.fingerprint, found.kept, found.strength)
-        assert repr(again) == repr(found)
+        assert repr(again) == repr(found) and again == found and again != replace(found, pairs=1)
         assert np.array_equal(again(old), found(old))
     with pytest.raises(fr.InputError, match=r"name it map\.safetensors|\.npy is not"):
         found.save(tmp_path / "map.npy")

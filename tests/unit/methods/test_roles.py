@@ -98,6 +98,7 @@ def test_saved(rows, method, tmp_path):
     roles.save(tmp_path / "roles.safetensors")
     for back in (fr.Roles.load(tmp_path / "roles.safetensors"), pickle.loads(pickle.dumps(roles))):
         assert list(back) == list(rows)
+        assert back == roles and hash(back) == hash(roles)
         assert (back.anchor, back.method, back.dim, repr(back)) == ("image", method, D, repr(roles))
         for role, y in rows.items():
             assert back[role].fingerprint == roles[role].fingerprint
