@@ -56,7 +56,7 @@ def add(command: Command) -> None:
     parser.add_argument("--pairs", nargs="*", metavar="PATH", help=text)
     text = (
         "a class for each row, to train a classifier on SOURCE and test it on TARGET: one list for both, whose rows match, or "
-        "one each; a .npy, .txt, .json or .parquet file (FILE.parquet:COLUMN), or a column of the sides' own tables"
+        "one each; a .npy, .txt, .json, .csv or .parquet file (FILE.csv:COLUMN), or a column of the sides' own tables"
     )
     parser.add_argument("--labels", nargs="+", metavar="LABELS", help=text)
     text = (

@@ -16,6 +16,7 @@ from fastrealign.formats.base import Shard
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.formats.table_copy import Table
 from fastrealign.formats.tables import TableShard
+from fastrealign.storage.csv_column import csv_column
 from fastrealign.storage.files import Descriptor, open_binary, reading
 from fastrealign.storage.paths import is_path, place
 from fastrealign.storage.records import parsed
@@ -25,7 +26,7 @@ from fastrealign.storage.text_values import id_text, values_of
 # The usual names of ids and of captions, for every command: columns, keys of records, metadata. The first that is there counts.
 ID_NAMES = ("id", "ids", "key", "__key__", "uid", "image_id", "sample_id", "image_path")
 CAPTION_NAMES = ("caption", "text", "captions", "TEXT", "sentence")
-_FILES = (".txt", ".json", ".npy", ".parquet")
+_FILES = (".txt", ".json", ".npy", ".csv", ".parquet")
 _STEP = 1 << 16
 
 
@@ -99,8 +100,10 @@ class IdsOf:
                 progress.advance(len(batch), 0)
         if done != self._rows:
             found = f"more than {self._rows}" if done > self._rows else done
+            header = done == self._rows - 1 and self.named.lower().endswith(".csv")
             raise InputError(
                 f"{self.named}: has {found} {self.what}, expected one for each of {self._rows} rows, in their order"
+                f"{'; its first line names its columns' if header else ''}"
             )
 
     def of_row(self, row: int) -> str:
@@ -202,18 +205,31 @@ def _cut(values: Any) -> Iterator[Sequence[Any]]:
         yield values[lo : lo + _STEP]
 
 
+def _chosen(path: str | os.PathLike, column: str | None, names: list[str], usual: Sequence[str]) -> str:
+    """Which column of a separate table holds the values; InputError where none of these names does."""
+    name = column or first_of(usual, names) or (names[0] if len(names) == 1 else usual[0])
+    if name not in names:
+        listed = ", ".join(names) or "none"
+        raise InputError(f"{path}: has no column {name!r}{meant(name, names, f'its columns are {listed}')}")
+    return name
+
+
 def _read(path: str | os.PathLike, column: str | None, usual: Sequence[str], what: str) -> Iterator[Sequence[Any]]:
     """The ids (or `what` they are) in a separate file."""
     suffix = os.path.splitext(place(path).name)[1].lower()
     if suffix == ".parquet":
         table = ParquetTable(place(path))
-        names = table.schema.names
-        name = column or first_of(usual, names) or (names[0] if len(names) == 1 else usual[0])
-        if name not in names:
+        try:
+            name = _chosen(path, column, table.schema.names, usual)
+        except InputError:
             table.close()
-            listed = ", ".join(names) or "none"
-            raise InputError(f"{path}: has no column {name!r}{meant(name, names, f'its columns are {listed}')}")
+            raise
         yield from _column(table, name)
+        return
+    if suffix == ".csv":
+        texts = csv_column(path, lambda names: _chosen(path, column, names, usual))
+        while batch := list(itertools.islice(texts, _STEP)):
+            yield batch
         return
     if suffix == ".txt":
         lines = (line.rstrip(b"\r\n") for _, _, line in rows_in_lines(path, b"\r\n"))

@@ -60,9 +60,9 @@ def report(
         True: row i of source and target belong together. Or separate rows that do, such as held-out pairs. Search is then
         measured, and the distance of pairs is split into bias and residual.
     labels : list, array, path or (source, target), optional
-        A class for each row: one list for both sides, whose rows match, or one for each. A path (.npy, .txt, .json, .parquet,
-        "table.parquet:column"), or a column of the sides' own tables. A classifier is then trained on the source, with each
-        method, and tested on the target.
+        A class for each row: one list for both sides, whose rows match, or one for each. A path (.npy, .txt, .json, .csv,
+        .parquet, "table.csv:column"), or a column of the sides' own tables. A classifier is then trained on the source, with
+        each method, and tested on the target.
     by_length : list, array, path or str, optional
         The length of the caption of each source row: numbers, in any unit, or captions, whose words (between white space) are
         counted; a .npy file of numbers, a .txt file with a caption a line, or the name of a text column of the source. The

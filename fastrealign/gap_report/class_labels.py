@@ -28,7 +28,7 @@ ValuesLike: TypeAlias = AnyPath | np.ndarray | Iterable[Any]
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
 # A side with more different labels than this has ids, or numbers that were measured.
 MOST_CLASSES = 1000
-_FILE = re.compile(r"\.(npy|txt|json|parquet)$", re.IGNORECASE)
+_FILE = re.compile(r"\.(npy|txt|json|csv|parquet)$", re.IGNORECASE)
 
 
 def label_text(value: object) -> str:
@@ -67,7 +67,7 @@ def both_labels(given: Any, target: RowSource, source: RowSource) -> tuple[Label
     """The labels of target and source, opened.
 
     given   one for both, whose rows match, or two, (source, target), of: an array or list; a path, for a table with its
-            column ("labels.parquet:category"); the name of a column of the sides' tables
+            column ("labels.parquet:category", "labels.csv:category"); the name of a column of the sides' tables
     """
     if isinstance(given, Iterator):
         given = list(given)
@@ -88,8 +88,8 @@ def _place_of(given: str | os.PathLike, side: RowSource) -> tuple[str, str | Non
     path = os.fspath(given)
     head, colon, column = path.rpartition(":")
     if colon and column and _FILE.search(head) and not place(path).exists():
-        if not head.lower().endswith(".parquet"):
-            raise InputError(f"{path}: only .parquet files have columns of labels; leave out ':{column}'")
+        if not head.lower().endswith((".csv", ".parquet")):
+            raise InputError(f"{path}: only .csv and .parquet files have columns of labels; leave out ':{column}'")
         return head, column
     if colon and column and place(head).is_file() and not place(path).exists():
         return head, column  # a file of another kind, which `LabelsOf` refuses

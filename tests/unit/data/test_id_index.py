@@ -376,7 +376,7 @@ def test_bad_input(tmp_path, rng):
     refused("5 ids, expected one for each of 6", open_embeddings, path, ids=list("abcde"))
     refused("more than 6 ids", open_embeddings, path, ids=list("abcdefg"))
     refused(r"number 2 has the id 2\.5", open_embeddings, path, ids=[1, 2, 2.5, 3, 4, 5])
-    refused(r"not read from '\.csv'", open_embeddings, path, ids=tmp_path / "ids.csv")
+    refused(r"not read from '\.tsv'", open_embeddings, path, ids=tmp_path / "ids.tsv")
     refused("not read from a folder or a file whose name has no ending", open_embeddings, path, ids=tmp_path)
     refused(r"ids\.txt: no such file", open_embeddings, path, ids=tmp_path / "ids.txt")
     for name, text in (

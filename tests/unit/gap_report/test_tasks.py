@@ -89,10 +89,17 @@ def test_labels_in_every_form(tmp_path, labelled, monkeypatch):
     for name, rows in (("text", y), ("image", x)):
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 4)
         pq.write_table(pa.table({"embedding": vectors, "kind": labels}), tmp_path / f"{name}.parquet")
+    kinds = [*map(str, labels)]
+    (tmp_path / "l.csv").write_text("kind\n" + "\n".join(kinds))
+    (tmp_path / "of ids.csv").write_text(
+        "\ufeffid;label\r\n\r\n" + "".join(f'"a ""{i}""\n;";{i}\r\n' for i in kinds) + "\r\n"
+    )
+    (tmp_path / "tabs.csv").write_text("kind\tid\n" + "".join(f"{i}\tx,y\n" for i in kinds))
     expected = fr.report(y, x, labels=labels, methods=("realign",)).outcomes["accuracy"].methods
     forms = [
         labels.tolist(), labels.astype(np.float32), (labels, labels.astype(str)), tmp_path / "l.npy", str(tmp_path / "l.txt"),
         tmp_path / "l.json", f"{tmp_path / 'l.parquet'}:kind",
+        tmp_path / "l.csv", tmp_path / "of ids.csv", f"{tmp_path / 'tabs.csv'}:kind",
     ]  # fmt: skip
     for given in forms:
         found = fr.report(y, x, labels=given, methods=("realign",))
@@ -122,12 +129,12 @@ def test_labels_in_every_form(tmp_path, labelled, monkeypatch):
             ([f"t{i}" for i in range(60)], ["t1", "t2"] * 30),
             "the source has 60 different labels in 60 rows, and the target has 2 of them, expected classes",
         ),
-        ("labels.npy:kind", r"only \.parquet files have columns of labels; leave out ':kind'"),
+        ("labels.npy:kind", r"only \.csv and \.parquet files have columns of labels; leave out ':kind'"),
         (np.zeros((60, 2)), r"of shape \(60, 2\), expected one for each row"),
         (np.zeros(60, int), "have 1 class in common, expected at least 2"),
         ((["a", "b"] * 30, ["c", "d"] * 30), r"0 classes in common.*source: 'a', 'b'; target: 'c', 'd'"),
         ("nowhere.npy", "nowhere.npy"),
-        ("labels.csv", r"labels are not read from '\.csv' files"),
+        ("labels.xlsx", r"labels are not read from '\.xlsx' files; expected \.txt, \.json, \.npy, \.csv, \.parquet"),
     ],
 )
 def test_labels_that_are_wrong_are_one_line(labelled, given, words):
@@ -145,10 +152,13 @@ def test_rows_without_a_label_are_left_out(tmp_path, labelled):
     (tmp_path / "l.txt").write_text("\n".join(text or " " * (at % 3) for at, text in enumerate(texts)))
     (tmp_path / "l.json").write_text(json.dumps(texts))
     pq.write_table(pa.table({"kind": texts}), tmp_path / "l.parquet")
+    pd.Series(texts, name="kind").to_csv(tmp_path / "l.csv", index=False)
+    (tmp_path / "lines.csv").write_text("kind\n" + "\n".join(text or "" for text in texts) + "\n\n")
     gaps = np.where(np.arange(60) % 10 == 0, np.nan, labels)
     np.save(tmp_path / "l.npy", gaps)
     forms = [
         texts, iter(texts), pd.Series(texts), pd.array(texts, "string"), gaps, tmp_path / "l.txt", tmp_path / "l.json",
+        tmp_path / "l.csv", tmp_path / "lines.csv",
         tmp_path / "l.npy", f"{tmp_path / 'l.parquet'}:kind", [text or "" for text in texts],
         np.ma.masked_array(labels, np.isnan(gaps)), [texts, texts],
     ]  # fmt: skip
@@ -177,9 +187,18 @@ def test_files_of_labels_that_hold_no_list_say_what_to_do(tmp_path, labelled):
     (tmp_path / "l.json").write_text('{"0": "a"}')
     with pytest.raises(InputError, match=r"l\.json: holds a dict, expected a list of labels"):
         fr.report(y, x, labels=tmp_path / "l.json")
-    (tmp_path / "l.csv").write_text("kind\na\n")
-    with pytest.raises(InputError, match=r"l\.csv: labels are not read from '\.csv' files"):
-        fr.report(y, x, labels=f"{tmp_path / 'l.csv'}:kind")
+    for text, given, words in (
+        ("kind,id\n" + "a,1\n" * 60, "l.csv:kin", r"l\.csv: has no column 'kin', did you mean 'kind'\?"),
+        ("kinds,id\n" + "a,1\n" * 60, "l.csv", r"l\.csv: has no column 'label'; its columns are kinds, id"),
+        ("kind,id\na,1\nb\n", "l.csv:kind", r"l\.csv: line 3: 1 value, but the first line names 2"),
+        ("a\nb\n" * 30, "l.csv", r"l\.csv: has 59 labels, expected one .*; its first line names its columns"),
+        ("", "l.csv", r"l\.csv: has no column 'label'; its columns are none"),
+        ("kind\nb\xff\n", "l.csv", r"l\.csv: is not readable as \.csv \('utf-8' codec"),
+        ("kind\n" + "x" * 200_000, "l.csv", r"l\.csv: is not readable as \.csv \(field larger than"),
+    ):
+        (tmp_path / "l.csv").write_bytes(text.encode("latin-1"))
+        with pytest.raises(InputError, match=words):
+            fr.report(y, x, labels=f"{tmp_path}/{given}")
 
 
 @pytest.mark.filterwarnings("error:The number of unique classes")
