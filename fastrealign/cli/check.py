@@ -17,8 +17,11 @@ from fastrealign.cli.role_options import roles_in
 from fastrealign.core.errors import InputError
 
 _MORE = """\
-Exits 0 if the alignment holds, 3 if it does not. It reads a sample, so rows
-without a direction may go unseen.
+Exits 0 if the alignment holds and 3 if it does not; 2 for input that cannot be
+used, such as a row without a direction (NaN, Inf, zeros) in what it read, and 1
+if something failed. It reads a sample, drawn by --seed, as large as the answer
+needs, and says what share of the rows that is: a bad row elsewhere goes unseen.
+With --bad-rows skip none decides the exit code. apply reads every row.
 
 examples:
   fastrealign check text2image.safetensors new_text/

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import InputError
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.formatting import count, listing
+from fastrealign.core.formatting import count, listing, percent
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.wording import either
@@ -40,6 +40,8 @@ class Change:
         Relative to the trace in the alignment.
     rows, of : int
         Rows that were read, and rows of this side.
+    bad_rows : int
+        Of those read, rows without a direction, which were left out.
     column : str or None
         The name under which files hold them (column, key, tensor), if they have one.
     """
@@ -51,13 +53,15 @@ class Change:
     trace_change_bound: float
     rows: int
     of: int
+    bad_rows: int = 0
     column: str | None = None
 
     def __str__(self) -> str:
         column = "" if self.column is None else f" of {self.column!r}"
+        bad = f", {self.bad_rows:,} without a direction left out" if self.bad_rows else ""
         return (
             f"centroid moved by {self.shift:.3g} +- {self.shift_bound:.2g}, trace by {self.trace_change:+.2%} +- "
-            f"{self.trace_change_bound:.2%} ({self.rows:,} of {self.of:,} rows read{column})"
+            f"{self.trace_change_bound:.2%} ({_read(self.rows, self.of, column)}{bad})"
         )
 
 
@@ -117,6 +121,11 @@ class Check:
             f"at most {self.tol:.3g} is tolerated"
         )
         return "\n".join([head, *lines])
+
+
+def _read(rows: int, of: int, column: str = "") -> str:
+    """What part of the rows was read."""
+    return f"{rows:,} of {of:,} rows read{column}{'' if rows == of else f', {percent(rows / of)}'}"
 
 
 @computes
@@ -200,13 +209,20 @@ def _look(
     units: list[Spread] = []
     means, traces = (alignment.mean_source, alignment.mean_target), (alignment.trace_source, alignment.trace_target)
     for name, sample, mean, trace in zip(("source", "target"), looks.samples, means, traces, strict=False):
-        side = read_side(sample, f"reading the {name}", options)
+        try:
+            side = read_side(sample, f"reading the {name}", options)
+        except BadRowsError as error:
+            if not sample.whole:
+                raise BadRowsError(
+                    f"{error}; it is of a sample, {_read(sample.rows, sample.of)}: others may hold more"
+                ) from None
+            raise
         if side.count < 2:
             raise InputError(f"{sample.name}: {count(side.count, 'row')}, expected at least 2 to check an alignment on")
         spread = measure_spread(sample, UNIT, f"spread of the {name}", options.later)
         sides.append(side)
         units.append(spread)
-        changes.append(_change(spread, looks, len(changes), mean, trace))
+        changes.append(_change(spread, looks, len(changes), mean, trace, side.bad))
     mapped = measure_spread(looks.samples[0], alignment.row_map, "gap left", options.later)
     check_projected(looks.samples[0].name, sides[0].count, mapped.rows)
     if len(sides) > 1:
@@ -228,7 +244,7 @@ def _look(
     return found, spreads
 
 
-def _change(spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: float) -> Change:
+def _change(spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: float, bad: int) -> Change:
     sample, now = looks.samples[which], spread.mean
     new_trace = 1.0 - float(now @ now)
     # T = 1 - |mean|^2, so an error e of the mean changes it by 2 mean @ e.
@@ -241,5 +257,6 @@ def _change(spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: f
         trace_change_bound=trace_bound / trace,
         rows=sample.rows,
         of=sample.of,
+        bad_rows=bad,
         column=sample.column,
     )

@@ -249,6 +249,28 @@ def test_check_on_the_command_line(saved, capsys):
     assert main(["check", a, str(saved / "gone.npy")]) == 2
 
 
+def test_check_says_what_share_of_the_rows_it_read(saved, world, capsys):
+    rows = world(0, 60_000)
+    rows[::10] = np.nan
+    np.save(saved / "bad.npy", rows)
+    check = ["check", str(saved / "a.safetensors"), str(saved / "bad.npy")]
+    assert main(check) == 2
+    share = r"([\d,]+) of 60,000 rows read, (\d\.\d\d?) %"
+    read, percent = re.search(
+        rf"NaN or Inf; .*; it is of a sample, {share}: others may hold more$", capsys.readouterr().err
+    ).groups()
+    assert float(percent) == pytest.approx(int(read.replace(",", "")) / 600, abs=0.05)
+    assert main([*check, "--bad-rows", "skip"]) == 0
+    found = re.search(rf"\({share}, ([\d,]+) without a direction left out\)", capsys.readouterr().out)
+    assert main([*check, "--bad-rows", "skip", "--json"]) == 0
+    side = json.loads(capsys.readouterr().out)["source"]
+    assert (f"{side['rows']:,}", f"{side['bad_rows']:,}") == found.group(1, 3)
+    assert side["bad_rows"] == pytest.approx(side["rows"] / 10, rel=0.5)
+    np.save(saved / "few.npy", rows[:300])  # too few for a sample
+    assert main(["check", check[1], str(saved / "few.npy")]) == 2
+    assert "sample" not in capsys.readouterr().err
+
+
 def test_what_check_advises_runs(saved, capsys, monkeypatch):
     """Word for word, also where a file has the name that an updated alignment gets."""
     monkeypatch.chdir(saved)
