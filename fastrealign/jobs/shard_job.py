@@ -192,6 +192,7 @@ class ShardJob(Job[Report]):
             bad_rows=sum(shard.bad_rows for shard in manifest.shards),
             bad_rows_were=manifest.spec.options["bad_rows"],
             first_bad=bad[:LISTED_ROWS],
+            dropped={shard.name: shard.dropped for shard in manifest.shards if shard.dropped},
             left_out=[why for side in manifest.left_out.values() for why in side.values()],
             notes=sorted({shard.note for shard in shards.values() if shard.note}),
             shards=len(manifest.shards),

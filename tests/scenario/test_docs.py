@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import io
 import pickle
 import re
@@ -62,6 +63,13 @@ def data(tmp_path, monkeypatch):
         Path(folder).mkdir()
         for i, part in enumerate(np.array_split(rows, 2)):
             np.save(f"{folder}/{i}.npy", part)
+    for folder in ("raw_emb", "raw_ids"):
+        Path(folder).mkdir()
+    for i, part in enumerate(np.array_split(text, 2)):
+        np.save(f"raw_ids/{i}.npy", np.array([f"caption {row}" for row in range(len(part))]))
+        part = part.copy()
+        part[[0, 7, 8, 9]] = np.nan
+        np.save(f"raw_emb/{i}.npy", part)
     pq.write_table(pa.table({"text_emb": list(text), "image_emb": list(image)}), "pairs.parquet")
     Path("captions.txt").write_text("".join("word " * (1 + i % 9) + "\n" for i in range(len(text))))
     Path("text.pkl").write_bytes(pickle.dumps([{"id": i, "embed": row} for i, row in enumerate(text[:50])]))
@@ -149,6 +157,57 @@ def test_python_blocks_run(data, name):
         exec(compile(block, name, "exec"), names)
     aligned = names.get("aligned", fr.fit(names["texts"], names["images"])(names["texts"]))
     assert np.allclose(np.linalg.norm(aligned, axis=1), 1, atol=1e-6)
+
+
+def test_ids_of_the_rows_that_are_left(data):
+    names = {"np": np, "fr": fr, "texts": np.load("texts.npy"), "images": np.load("images.npy")}
+    names["alignment"] = fr.fit(names["texts"], names["images"])
+    for block in blocks("docs/python.md", "python"):
+        if "bad_rows=" in block:
+            exec(compile(block, "docs/python.md", "exec"), names)
+    gone = {f"caption {row}" for row in (3, 700)}
+    assert list(names["left"].index) == [one for one in names["ids"] if one not in gone]
+    assert names["name"] == "1.npy" and len(names["report"].dropped) == 2
+    assert np.array_equal(names["ids_left"], np.load("raw_ids/1.npy")[[*range(1, 7), *range(10, 600)]])
+    written = fr.fit(np.load("raw_emb/1.npy"), names["images"], bad_rows="skip")
+    assert written.count_source == len(names["ids_left"]) == len(np.load("clean/1.npy"))
+
+
+@pytest.mark.filterwarnings("ignore::fastrealign.FitWarning")
+def test_what_bad_rows_takes_in_each_call(data):
+    """The table of docs/python.md: every value is tried, of each call."""
+    pytest.importorskip("sklearn")
+    texts, images = np.load("texts.npy"), np.load("images.npy")
+    alignment = fr.fit(texts, images)
+    texts[5::10] = 0.0
+    file, again = "raw_emb/0.npy", {"overwrite": True}
+    calls: dict = {
+        "alignment(rows)": (fr.Alignment.__call__, lambda how: alignment(texts, **how)),
+        "fr.align": (fr.align, lambda how: fr.align(file, images, "aligned", **again, **how)),
+        "fr.apply_files": (fr.apply_files, lambda how: fr.apply_files(alignment, file, "applied", **again, **how)),
+        "fr.convert": (fr.convert, lambda how: fr.convert(file, "a.parquet", to="parquet", **again, **how)),
+        "fr.fit": (fr.fit, lambda how: fr.fit(texts, images, **how)),
+        "fr.fit_roles": (fr.fit_roles, lambda how: fr.fit_roles({"a": texts, "b": images}, anchor="b", **how)),
+        "fr.update": (fr.update, lambda how: fr.update(alignment, texts, **how)),
+        "fr.check": (fr.check, lambda how: fr.check(alignment, texts, **how)),
+        "fr.Moments.update": (fr.Moments.update, lambda how: fr.Moments(texts.shape[1]).update(texts, **how)),
+        "fr.fit_map": (fr.fit_map, lambda how: fr.fit_map(texts, images, **how)),
+        "fr.report": (fr.report, lambda how: fr.report(texts, images, methods=("none",), **how)),
+        "fr.ReAlign": (fr.ReAlign, lambda how: fr.ReAlign(target=images, **how).fit(texts).transform(texts)),
+    }
+    said = {}
+    for call, values in re.findall(r"^\| (.*) \| ((?:`\w+`(?:, )?)+) \| .* \|$", PAGES["docs/python.md"], re.MULTILINE):
+        said |= dict.fromkeys(re.findall(r"`([^`]+)`", call), re.findall(r"`(\w+)`", values))
+    assert said.keys() == calls.keys()
+    for name, (function, call) in calls.items():
+        assert inspect.signature(function).parameters["bad_rows"].default == said[name][0], name
+        for value in ("error", "skip", "keep"):
+            if value == "error" or value not in said[name]:
+                kind = fr.BadRowsError if value == "error" else fr.InputError
+                with pytest.raises(kind, match="all zeros|NaN" if value == "error" else "expected"):
+                    call({"bad_rows": value})
+            else:
+                call({"bad_rows": value})
 
 
 @pytest.mark.parametrize("name", SHELL)
