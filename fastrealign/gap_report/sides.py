@@ -193,6 +193,10 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     (to_measure, to_fit) = [[_part(side, half) for side, half in zip((x, y), of, strict=True)] for of in parts]
     labels = None
     notes = [*(str(warning.message) for warning in caught), *usable.notes]
+    if options.bad_rows == "skip":
+        for name, of_domain in domains.items():
+            left_out_there = [note for side in of_domain if (note := _looked_at(side, progress)[1])]
+            notes += [f"domain {shown(name)}: {note}" for note in left_out_there]
     if drawn:
         names, codes = coded(*drawn)
         (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in parts)
@@ -311,14 +315,8 @@ def _usable(sides: tuple[RowSource, RowSource], options: ReportOptions, progress
     """All rows, or with bad_rows "skip" those with a direction; row i of two sides of one length only on both."""
     if options.bad_rows != "skip":
         return _Usable((count_rows(sides[0]), count_rows(sides[1])))
-    numbers, notes = [], []
-    for side in sides:
-        with progress.running(f"looking for bad rows in {side.name}", side.rows, side.nbytes):
-            good, first_bad = good_rows(side, progress)
-        numbers.append(good)
-        if first_bad is not None:
-            out = count_rows(side) - len(good)
-            notes.append(f"{side.name}: {count(out, 'row')} of {count_rows(side):,} left out, the first: {first_bad}")
+    looked = [_looked_at(side, progress) for side in sides]
+    numbers, notes = [good for good, _ in looked], [note for _, note in looked if note]
     if notes and count_rows(sides[0]) == count_rows(sides[1]):
         both = np.intersect1d(numbers[0], numbers[1], assume_unique=True)
         numbers = [both, both]
@@ -326,6 +324,16 @@ def _usable(sides: tuple[RowSource, RowSource], options: ReportOptions, progress
             f"both sides have {count_rows(sides[0]):,} rows, so the row of the same number is left out with each"
         )
     return _Usable((len(numbers[0]), len(numbers[1])), (numbers[0], numbers[1]), tuple(notes))
+
+
+def _looked_at(side: RowSource, progress: Progress) -> tuple[np.ndarray, str]:
+    """Numbers of the rows with a direction, and a note of the others; "" where there are none."""
+    with progress.running(f"looking for bad rows in {side.name}", side.rows, side.nbytes):
+        good, first_bad = good_rows(side, progress)
+    if first_bad is None:
+        return good, ""
+    out = count_rows(side) - len(good)
+    return good, f"{side.name}: {count(out, 'row')} of {count_rows(side):,} left out, the first: {first_bad}"
 
 
 def _check_rows(side: RowSource, rows: int) -> None:
