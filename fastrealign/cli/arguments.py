@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.cli.lazy import dtypes, loading, roles, saved_tensors, storage_paths
+from fastrealign.cli.parser import may_be_target
 from fastrealign.cli.progress import progress_of
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import listing
 from fastrealign.data import options
 from fastrealign.data.options import BAD_ROWS, BAD_SHARDS
 from fastrealign.methods.fit_options import CENTROIDS, own_name
@@ -207,6 +209,13 @@ def check_new(out: Place, overwrite: bool) -> None:
     """InputError for a name that is taken, and not to be replaced."""
     if out.exists() and not overwrite:
         raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
+
+
+def read_as_one(args: argparse.Namespace) -> list[str]:
+    """The lines of a result where a target may be left out, and one of several paths may be meant as it."""
+    if len(args.source) < 2 or args.target:
+        return []
+    return listing(("read", f"{len(args.source)} paths as one source{may_be_target(args.source)}"), width=15)
 
 
 def paths(given: list[str]) -> str | list[str]:

@@ -37,7 +37,10 @@ def add(command: Command) -> None:
     )
     parser.add_argument("alignment", metavar="ALIGNMENT", help="what fit saved, or roles with --role")
     parser.add_argument(
-        "source", nargs="+", metavar="SOURCE", help="new text embeddings, in the same forms as for align"
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="new text embeddings, in the same forms as for align; several paths are one source",
     )
     parser.add_argument(
         "--target", nargs="+", metavar="TARGET", help="new image embeddings, if they may have changed too"
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         **arguments.given(args, "tol", "confidence", "seed"),
         **arguments.reading_options(args),
     )
-    show(args, found.to_json(), found.summary(_next(args)))
+    show(args, found.to_json(), "\n".join([found.summary(_next(args)), *arguments.read_as_one(args)]))
     return 0 if found.holds else 3
 
 

@@ -84,4 +84,5 @@ def run(args: argparse.Namespace) -> None:
         source, target = arguments.paths(args.source), arguments.paths(args.target)
         method = fr.fit(source, target, **shared, **arguments.fit_options(args), **reading)
     ranks.on_rank_0(lambda: method.save(out))
-    show(args, *inspection.describe(method, str(out)))
+    value, text = inspection.describe(method, str(out))
+    show(args, value, "\n".join([text, *arguments.read_as_one(args)]))

@@ -326,6 +326,20 @@ def test_rows_at_the_target_are_named_and_no_update_is_advised(saved, capsys):
     assert json.loads(capsys.readouterr().out)["at_target"] is True
 
 
+def test_several_paths_without_a_target_are_one_source(saved, capsys, monkeypatch):
+    """The result says so: the second may be meant as the target, as in Python, and the mean of both may hold by chance."""
+    monkeypatch.chdir(saved)
+    one_source = "read           2 paths as one source; is images.npy the target? Then write --target images.npy"
+    update = ["fit", "moved.npy", "images.npy", "--from", "a.safetensors", "--overwrite", "--out", "new.safetensors"]
+    for words, new in ((["check", "a.safetensors", "moved.npy", "images.npy"], 10_000), (update, 30_000)):
+        main(words)
+        said = capsys.readouterr().out
+        assert one_source in said and f"{new:,}" in said
+        words[words.index("images.npy")] = "--target=images.npy"
+        main(words)
+        assert "one source" not in capsys.readouterr().out
+
+
 def test_fit_from_on_the_command_line(saved, capsys):
     a, out = str(saved / "a.safetensors"), saved / "new.safetensors"
     words = ["fit", str(saved / "moved.npy"), "--from", a, "--decay", "0.05", "--out", str(out)]
