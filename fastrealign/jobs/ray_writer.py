@@ -57,9 +57,13 @@ class RayWriter:
         done = shards.map(
             ShardActor, fn_constructor_kwargs=self._how, concurrency=min(actors, len(self._tasks)), num_cpus=self._cpus
         )
-        with progress.running("aligning", self.source.rows, self.source.nbytes):
-            for row in done.iter_rows():
-                self._take_in(pickle.loads(row["done"]), progress)
+        try:
+            with progress.running("aligning", self.source.rows, self.source.nbytes):
+                for row in done.iter_rows():
+                    self._take_in(pickle.loads(row["done"]), progress)
+        finally:
+            # The traceback of an error would keep it, and with it Ray's executor, which hands out further shards.
+            del done
 
     def _take_in(self, done: _Done, progress: Progress) -> None:
         if done.record is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 
 import corpus
@@ -44,11 +43,6 @@ def cluster():
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
-    # A run that failed leaves a thread of Ray's until its rows are collected. In Ray 2.30 it ends this process if it runs on.
-    gc.collect()
-    for thread in threading.enumerate():
-        if thread.name.startswith("StreamingExecutor"):
-            thread.join(60)
     ray.shutdown()
     patch.undo()
 
@@ -82,6 +76,8 @@ def test_errors_of_actors_are_those_of_one_process(cluster, folders, tmp_path):
     np.save(text / "part_4.npy", rows)
     with pytest.raises(BadRowsError, match=r"part_4\.npy: row 3 has a NaN or Inf") as caught:
         fr.ray.apply_files(alignment, text, tmp_path / "out", actors=1)
+    # Ray 2.30 leaves its executor to whatever holds the dataset, such as the traceback.
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
     # What was complete is kept, and one process continues from there.
     np.save(text / "part_4.npy", np.where(np.isfinite(rows), rows, 1.0).astype(np.float32))
     report = fr.apply_files(alignment, text, tmp_path / "out", resume="add resume=True" in str(caught.value))
