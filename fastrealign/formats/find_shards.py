@@ -26,7 +26,7 @@ from fastrealign.formats.unsupported import next_step
 from fastrealign.storage.files import reading
 from fastrealign.storage.paths import AnyPath, Place, each, place
 from fastrealign.storage.remote_session import SESSION
-from fastrealign.storage.retry import Missing
+from fastrealign.storage.retry import Denied, Missing
 from fastrealign.storage.url import Url
 
 # Folders that are searched for a shard to name as an example.
@@ -142,15 +142,19 @@ def _folder(folder: Place, side: str) -> list[Place]:
 
 def _check_finished(folder: Place, entries: Sequence[Place]) -> None:
     """InputError for the output of a run that is not finished: rows are missing in it."""
-    of_run = folder
-    if isinstance(folder, Path) and folder.name in SIDE_FOLDERS.values() and (folder.parent / JOURNAL).exists():
-        of_run = folder.parent
-    elif folder / JOURNAL not in entries:
+    of_run = folder.parent if folder.name in SIDE_FOLDERS.values() and _has_journal(folder.parent) else folder
+    if of_run is folder and folder / JOURNAL not in entries:
         return
     again = f"repeat its command with {option('resume', True)} (convert: with {option('overwrite', True)})"
     there = min((path for path in entries if _is_shard(path) and not _is_own(path)), key=numeric_order, default=None)
     pattern = f", or read what is there with {glob.escape(str(folder))}/*{there.suffix}" if there else ""
     raise InputError(f"{of_run}: holds an unfinished run, so rows are missing; {again}{pattern}")
+
+
+def _has_journal(folder: Place) -> bool:
+    with suppress(Denied):  # a server may show a folder and not the one that it lies in
+        return (folder / JOURNAL).exists()
+    return False
 
 
 def _in_folders(folders: list[Place]) -> Iterator[Place]:

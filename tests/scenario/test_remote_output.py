@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from unittest.mock import Mock
 
 import corpus
 import numpy as np
@@ -19,14 +20,16 @@ from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign.cli import main as cli
-from fastrealign.core.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.progress import Progress
+from fastrealign.formats import open_source
 from fastrealign.formats.manifest import JOURNAL
 from fastrealign.jobs.journal import Journal
 from fastrealign.storage import retry
 from fastrealign.storage.append_log import RemoteLog
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.remote_lock import Lease
+from fastrealign.storage.retry import Denied
 from fastrealign.storage.url import Url
 
 fsspec = pytest.importorskip("fsspec")
@@ -190,6 +193,26 @@ def test_every_format_with_bad_rows(tmp_path, memory, server, kind, bad_rows):
     there = Store(memory, "memory://out", "/out").tree()
     assert without_times(there) == without_times(corpus.tree(tmp_path / "out"))
     assert report.bad_rows == 2 and report.first_bad[0].startswith(f"{server.url}/text_emb/part_0.")
+
+
+def test_the_output_of_an_unfinished_run_is_no_input(sides, store, monkeypatch):
+    """Nor is a side of it, where it is a clip-retrieval folder."""
+    out = store / "a/out"
+    with pytest.raises(FastRealignError, match="2 of 5 shards are complete"):
+        fr.align(*sides, out.url, threads=1, progress=stop_after(2 * 60))
+    with pytest.raises(InputError, match=f"{out.url}: holds an unfinished run, so rows are missing"):
+        open_source(out.url, side="source")
+    shards = {name: data for name, data in out.tree().items() if name.endswith(".npy")}
+    for name, data in shards.items():
+        out.fs.makedirs(f"{out.path}/text_emb", exist_ok=True)
+        out.fs.pipe_file(f"{out.path}/text_emb/{name}", data)
+    with pytest.raises(InputError, match=f"{out.url}: holds an unfinished run, so rows are missing"):
+        open_source(f"{out.url}/text_emb", side="source")
+    with monkeypatch.context() as patch:  # the folder above is not for this user to look into
+        patch.setattr(Url, "exists", Mock(side_effect=Denied("403")))
+        assert len(open_source(f"{out.url}/text_emb", side="source").shards) == 2
+    fr.align(*sides, out.url, resume=True)
+    assert len(open_source(f"{out.url}/text_emb", side="source").shards) == len(shards) == 2
 
 
 def test_one_file(tmp_path, sides, store):
