@@ -140,8 +140,9 @@ inline F16 load_bfloats(const BFloat* x) {
 template <bool even_odd>
 inline __m256i narrow_bfloats(F16 x) {
     const __m512i bits = _mm512_castps_si512(x.v);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    const __m512i half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    const __m512i rounded = _mm512_mask_add_epi32(half, odd, half, _mm512_set1_epi32(1));
     return _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_load_si512(narrow_words[even_odd].from), rounded));
 }
 inline F16 load_f16(const BFloat* x) { return load_bfloats<false>(x); }
