@@ -91,14 +91,14 @@ PHASES = ["reading the target", "reading the source", "centring", "aligning"]
 
 @pytest.mark.parametrize("change", CHANGES, ids=["replaced", "written over", "cut", "longer", "removed"])
 def test_between_and_within_the_passes_of_a_run(sides, tmp_path, change):
-    """Each format and each change at half of the moments; each format, and each change, meets all of them."""
+    """A format and a change at every fourth of the moments: each format, and each change, meets all of them."""
     turn = list(corpus.FORMATS).index(next(sides[0].iterdir()).suffix) + CHANGES.index(change)
     fr.align(*sides, tmp_path / "whole", fsync=False)
     whole = corpus.tree(tmp_path / "whole")
     kept = {side: {path: path.read_bytes() for path in side.iterdir()} for side in sides}
     times = {path: path.stat() for side in sides for path in side.iterdir()}
-    for number, of in itertools.product(range(len(PHASES)), (0, 1)):
-        side, rows = sides[of], (0, EACH + 1)[(turn + number + of) % 2]
+    moments = itertools.product((0, EACH + 1), range(len(PHASES)), sides)
+    for rows, number, side in itertools.islice(moments, turn % 4, None, 4):
         path = sorted(side.iterdir())[1]
         out = tmp_path / f"{side.name} {number} {rows}"
         progress = ChangeAt(change, path, number, rows)

@@ -5,12 +5,14 @@ How fast anything is, is never tested.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import benchmarks
@@ -19,8 +21,8 @@ import pytest
 
 from fastrealign.core.cpu import instruction_sets
 
-ceilings, common, cpu, files, native, ops, peers, problem, table = map(
-    benchmarks.module, ("ceilings", "common", "cpu", "files", "native", "ops", "peers", "problem", "table")
+ceilings, common, cpu, files, native, ops, peers, problem, small, table = map(
+    benchmarks.module, ("ceilings", "common", "cpu", "files", "native", "ops", "peers", "problem", "small", "table")
 )
 
 # apply with and without sums, and the reductions
@@ -230,10 +232,21 @@ TINY = cpu.Settings(
 )
 
 
+@contextlib.contextmanager
+def timed_briefly():
+    """Figures are there, and are no good: few repetitions, and no wait for threads that spin."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "cycles_a_line", partial(ops.cycles_a_line, rounds=3))
+        patch.setattr(common, "SECONDS_TO_SETTLE", 0.0)
+        patch.setattr(small, "SECONDS_A_RUN", 1e-4)
+        yield
+
+
 @pytest.fixture(scope="module")
 def results():
     said = []
-    found = cpu.run(TINY, said.append)
+    with timed_briefly():
+        found = cpu.run(TINY, said.append)
     assert sum("of the ceiling" in line for line in said) == 20 and sum("memory ceiling" in line for line in said) == 2
     return json.loads(json.dumps(found))
 
@@ -333,7 +346,8 @@ def test_the_last_line_is_json_and_so_is_the_file(monkeypatch, tmp_path, capsys)
     whole = cpu.settings
     monkeypatch.setattr(cpu, "settings", lambda *of: replace(whole(*of), input_bytes=2**17, peers=()))
     out = tmp_path / "results" / "x.json"
-    assert command.main(["--quick", "--only", "reduce-24", "--threads", "1", "--out", str(out)]) == 0
+    with timed_briefly():
+        assert command.main(["--quick", "--only", "reduce-24", "--threads", "1", "--out", str(out)]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last == json.loads(out.read_text())
     assert {case["op"] for case in last["cases"]} == {"reduce"} and "small" not in last

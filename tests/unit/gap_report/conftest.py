@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from fastrealign.cli.demo import samples
+from fastrealign.diagnostics import topology
+from fastrealign.gap_report import measure
 from fastrealign.gap_report.copies import first_rows, numbered
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_angles():
+    """Angles of fewer rows, on a coarser grid: a third of the time of a report. test_topology.py has what is computed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "ANGLES", 400)
+        patch.setattr(topology, "POINTS", 512)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -421,7 +421,8 @@ def test_angles_that_differ_by_chance_are_not_brought_closer(reports):
     assert title(0.5, 0.6, 0.0) == "No method brings the angles closer to the target's: 0.500 nats before alignment"
 
 
-def test_rows_too_few_for_two_halves_are_said_to_be_fitted_and_measured(rng):
+def test_rows_too_few_for_two_halves_are_said_to_be_fitted_and_measured(rng, monkeypatch):
+    monkeypatch.setattr(measure, "ANGLES", 1500)
     report = fr.report(rng.normal(size=(30, 16)) + 1, rng.normal(size=(2000, 16)) - 1, methods=("realign",))
     assert report.reused and report.few and report.fitted_on is None
     assert (
