@@ -33,13 +33,14 @@ def types_of_arrow():
 def cluster():
     patch = pytest.MonkeyPatch()
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # it would be sent over a network
+    # Not in runtime_env: its actors would be processes of their own beside those that Ray starts with the cluster.
+    patch.setenv("PYTHONPATH", str(fr.ray.__file__).removesuffix("/fastrealign/jobs/ray.py"))
     ray.init(
         num_cpus=2,
         _node_ip_address="127.0.0.1",
         object_store_memory=100 << 20,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(fr.ray.__file__).removesuffix("/fastrealign/jobs/ray.py")}},
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
@@ -86,18 +87,21 @@ def test_errors_of_actors_are_those_of_one_process(cluster, folders, tmp_path):
     assert report.shards == 6
 
 
-def test_shards_with_metadata_and_other_columns(cluster, tmp_path):
-    rows = corpus.rows(50, 1, dim=16)
-    (tmp_path / "in" / "text_emb").mkdir(parents=True)
+def test_shards_with_metadata_and_other_columns_by_a_method_that_numbers_rows(cluster, tmp_path):
+    """C3: rows have their numbers over all shards, whichever actor writes them."""
+    parts = [corpus.rows(50 + 10 * i, i, dim=16) for i in range(3)]
+    corpus.npy_folder(tmp_path / "in" / "text_emb", parts, "text_emb")
     (tmp_path / "in" / "metadata").mkdir()
-    np.save(tmp_path / "in" / "text_emb" / "text_emb_0.npy", rows)
     pa.parquet = pytest.importorskip("pyarrow.parquet")
-    pa.parquet.write_table(pa.table({"id": np.arange(50)}), tmp_path / "in" / "metadata" / "metadata_0.parquet")
-    alignment = fr.fit(rows, corpus.rows(80, 2, dim=16))
-    fr.ray.apply_files(alignment, tmp_path / "in", tmp_path / "out", actors=1)
-    fr.apply_files(alignment, tmp_path / "in", tmp_path / "alone")
+    for i, part in enumerate(parts):
+        pa.parquet.write_table(
+            pa.table({"id": np.arange(len(part))}), tmp_path / "in" / "metadata" / f"metadata_{i}.parquet"
+        )
+    method = fr.fit(np.concatenate(parts), corpus.rows(80, 9, dim=16), method="c3")
+    fr.ray.apply_files(method, tmp_path / "in", tmp_path / "out", actors=1, seed=3)
+    fr.apply_files(method, tmp_path / "in", tmp_path / "alone", seed=3)
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
-    assert any("metadata" in name for name in corpus.tree(tmp_path / "out"))
+    assert sum("metadata_" in name for name in corpus.tree(tmp_path / "out")) == 3
 
 
 def test_embeddings_in_a_dataset(cluster, folders):
@@ -185,13 +189,13 @@ def test_shards_that_cannot_be_read_are_left_out(cluster, folders, tmp_path, mon
     assert report.shards == 5 and "part_2.npy" in report.left_out[0]
 
 
-@pytest.mark.parametrize(("name", "noise"), [("c3", 0.0), pytest.param("bca", 1.0, marks=pytest.mark.slow)])
-def test_compared_methods_and_noise(cluster, folders, tmp_path, name, noise):
-    """Rows have their numbers over all shards, whichever actor writes them."""
+@pytest.mark.slow
+def test_noise(cluster, folders, tmp_path):
+    """`test_shards_with_metadata_and_other_columns_by_a_method_that_numbers_rows` has the noise of C3."""
     text, image = folders
-    method = fr.fit(text, image, method=name)
-    fr.ray.apply_files(method, text, tmp_path / "out", actors=1, noise=noise, seed=3)
-    fr.apply_files(method, text, tmp_path / "alone", noise=noise, seed=3)
+    method = fr.fit(text, image, method="bca")
+    fr.ray.apply_files(method, text, tmp_path / "out", actors=1, noise=1.0, seed=3)
+    fr.apply_files(method, text, tmp_path / "alone", noise=1.0, seed=3)
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
 
 

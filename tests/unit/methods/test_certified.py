@@ -416,7 +416,7 @@ def test_the_bound_covers_for_few_shards_that_are_read_whole(rng, small_blocks, 
 
 
 def covered(source, y, x, tol, confidence, seeds):
-    """In what share of draws that read less than all of the source the bound held; the mean of all mapped rows is the core's."""
+    """In what share of draws that read less than all of the source the bound held; the core has the mean of all mapped rows."""
     unit_mean = reference.project(x).mean(axis=0)
     held = sampled = 0
     for seed in range(seeds):
