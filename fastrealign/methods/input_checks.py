@@ -3,8 +3,8 @@ images and aligned rows do, and that they are finite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,8 @@ ENOUGH = 64
 # long calls, whose rows take the place of its code in the caches, a check takes up to 0.5 ms.
 CHECKS = 100
 _MANY = 65536
+# Calls between the first two looks of a module.
+_PAUSE = 16
 # Rows within this share of the way from the target to the source lie at the target. Where the gap is small, sampling decides
 # nothing, and no rows do.
 _MIDDLE = 0.5
@@ -60,42 +62,94 @@ class BetweenMeans:
         warn_if_at_target(np.asarray(places.tolist()), "the rows of this call")
 
 
-class FirstInputs:
-    """Warns once of the first rows that a module maps, which are kept on their device until there are enough."""
+class Measure(Protocol):
+    """Where first rows lie."""
 
-    def __init__(self, which: str) -> None:
-        self._which = which
-        self._between: BetweenMeans | None = None
+    def add(self, rows: torch.Tensor) -> None:
+        """Take in (items, rows of each, d)."""
+
+    def tell(self, which: str) -> bool:
+        """Warn where they lie where they should not; whether it did."""
+
+
+class Places:
+    """Whether independent items lie at the target, before any map."""
+
+    def __init__(self, between: BetweenMeans) -> None:
+        self._between = between
         self._places: list[torch.Tensor] = []
-        self._finite: list[torch.Tensor] = []
-        self._items = 0
 
-    def look(self, means: Callable[[], BetweenMeans | None], rows: torch.Tensor, items: int) -> bool:
-        """Look at rows (n, d) of `items` independent items; True once there were enough, or if there are no means."""
+    def add(self, rows: torch.Tensor) -> None:
+        self._places.append(self._between.places(rows.flatten(0, 1)).reshape(len(rows), -1).nanmean(-1))
+
+    def tell(self, which: str) -> bool:
+        places = np.concatenate([part.tolist() for part in self._places])
+        return warn_if_at_target(places, which, "call the model on them without this layer")
+
+
+class FirstRows:
+    """Warns of some rows of a module or a training, which are measured on their device until there are `enough` items.
+
+    measure: where they lie; without one only NaN and Inf are reported
+    """
+
+    def __init__(self, which: str, enough: int, measure: Measure | None) -> None:
+        self.which, self.measure = which, measure
+        self.warned = False
+        self._enough = enough
+        self._items = self._rows = 0
+        self._not_finite: Any = 0
+
+    def look(self, rows: torch.Tensor, items: int) -> bool:
+        """Look at rows (n, d) of `items` independent items; True once there were enough."""
         if not items:
             return False
-        self._between = self._between or means()
-        if self._between is None:
-            return True
-        rows = rows.detach().reshape(items, -1, rows.shape[-1])[: ENOUGH - self._items]
-        self._places.append(self._between.places(rows.flatten(0, 1)).reshape(len(rows), -1).nanmean(-1))
-        self._finite.append(rows.isfinite().all(-1).flatten())
+        rows = rows.detach().reshape(items, -1, rows.shape[-1])[: self._enough - self._items]
+        self._not_finite = (~rows.isfinite().all(-1)).sum() + self._not_finite
+        if self.measure is not None:
+            self.measure.add(rows)
         self._items += len(rows)
-        if self._items < ENOUGH:
+        self._rows += len(rows) * rows.shape[1]
+        if self._items < self._enough:
             return False
-        places, finite = (np.concatenate([part.tolist() for part in parts]) for parts in (self._places, self._finite))
-        warn_if_not_finite(int((finite == 0).sum()), len(finite), self._which)
-        warn_if_at_target(places, self._which, "call the model on them without this layer")
+        self.warned = warn_if_not_finite(int(self._not_finite), self._rows, self.which)
+        if self.measure is not None:
+            self.warned |= self.measure.tell(self.which)
         return True
 
 
-def warn_if_at_target(places: np.ndarray, which: str, instead: str = "use those as they are") -> None:
+class Looks:
+    """Which calls of a module in one mode are looked at: the first, and after each look twice as many pass as before it.
+
+    first    the rows that are looked at; None: those of the next look are to be chosen
+    until    calls to pass before that
+    """
+
+    __slots__ = ("_pause", "first", "until", "which")
+
+    def __init__(self, which: str, first: FirstRows | None = None) -> None:
+        self.which, self.first = which, first
+        self.restart()
+
+    def restart(self) -> None:
+        """Look at the next calls. Rows of a look that is not complete still count."""
+        self.until: float = 0
+        self._pause = _PAUSE
+
+    def end(self, warned: bool) -> None:
+        """The look is complete. After a warning there is none until `restart`."""
+        self.first, self.until = None, math.inf if warned else self._pause
+        self._pause *= 2
+
+
+def warn_if_at_target(places: np.ndarray, which: str, instead: str = "use those as they are") -> bool:
     """A FitWarning that says what to do. It has no figures, so that Python shows it once for a line of code."""
-    if at_target(places):
+    if found := at_target(places):
         warn(
             f"{which} lie at the target already, so the alignment moves them away from it: they look like images or aligned "
             f"rows; {instead}. Only rows of the source (text) are to be aligned"
         )
+    return found
 
 
 def at_target(places: np.ndarray) -> bool:
@@ -106,10 +160,11 @@ def at_target(places: np.ndarray) -> bool:
     return bool(abs(places.mean()) + _STANDARD_ERRORS * places.std() / np.sqrt(len(places)) < _MIDDLE)
 
 
-def warn_if_not_finite(bad: int, rows: int, which: str) -> None:
+def warn_if_not_finite(bad: int, rows: int, which: str) -> bool:
     """A FitWarning of rows that a module passes on unchanged."""
     if bad:
         warn(
             f"{which}: {bad:,} of {rows:,} rows hold NaN or Inf and pass unchanged, so a loss of them is NaN; leave such "
             "rows out, with x[x.isfinite().all(-1)]"
         )
+    return bad > 0

@@ -16,7 +16,6 @@ from fastrealign.data.sources import FileSource, open_rows
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import PAIRED_METHODS
-from fastrealign.methods.input_checks import warn_if_not_finite
 from fastrealign.methods.method import Method
 
 # Share of the original gap that an alignment may leave on new rows and still hold.
@@ -28,22 +27,23 @@ _STANDARD_ERRORS = 4.0
 # mean of the target than to that of the source.
 _AT_TARGET = 0.5
 # Rows at the start of a training that are checked.
-_FIRST = 512
+FIRST = 512
 _WANTED = "rows of its source (text), not aligned yet"
 
 
-def warn_of_misfit(method: Method, gap_left: float, rows: int, which: str) -> None:
-    """A FitWarning where more of the gap is left on `rows` rows than sampling and what `check` tolerates explain.
+def warn_of_misfit(method: Method, gap_left: float, rows: int, which: str) -> bool:
+    """A FitWarning where more of the gap is left on `rows` rows than sampling and what `check` tolerates explain; whether so.
 
     which: names the rows. Baselines leave a gap by design, so they are not checked.
     """
     if not isinstance(method, Alignment) or rows == 0 or not gap_left > _explained(method, rows):
-        return
+        return False
     fitted = "" if math.isnan(method.gap_left) else f"{method.gap_left:.2g} where it was fitted, "
     warn(
         f"{which}: the alignment leaves a gap of {gap_left:.3g} here ({fitted}{method.gap_before:.3g} before): are these "
         f"{_WANTED}? `fastrealign check ALIGNMENT SOURCE` checks whether it holds for them"
     )
+    return True
 
 
 def lie_at_target(gap_before: float, gap_fitted: float) -> bool:
@@ -76,57 +76,31 @@ def warn_of_update_at_target(alignment: Alignment, mean: np.ndarray, mean_target
         warn(f"{which}: {advice_at_target(gap_before, alignment.gap_before)}")
 
 
-class FirstRows:
-    """Warns once of the first rows of a training: that some hold NaN or Inf, or that their mean shows a gross misfit (images,
-    rows that are aligned already).
+class LeftGap:
+    """The gap that an alignment leaves on the rows that it mapped: a gross misfit (images, rows that are aligned already)."""
 
-    Tensors are added up on their device; the check waits for it only once, when there are enough rows.
+    def __init__(self, alignment: Alignment) -> None:
+        self._alignment = alignment
+        self._items = 0
+        self._total: Any = None
+        self._good: Any = 0
 
-    method: None if it is not known what the rows are mapped by; then only NaN and Inf are reported
-    """
-
-    def __init__(self, method: Method | None, which: str) -> None:
-        self.method, self._which = method, which
-        self._items = self._rows = 0
-        self._total: Any = 0.0
-        self._good: Any = 0.0
-        self._not_finite: Any = 0.0
-
-    def look(self, aligned: Any, items: int, enough: int = _FIRST) -> bool:
-        """Add aligned rows (n, d), an array or a tensor, of `items` independent items; True once there were enough to check."""
-        missing = enough - self._items
-        if items > missing > 0:
-            aligned, items = aligned[: missing * (len(aligned) // items)], missing
+    def add(self, rows: Any) -> None:
+        """Take in aligned rows (items, rows of each, d), a tensor."""
+        self._items += len(rows)
+        rows = rows.flatten(0, 1).double()
         # Only rows with a direction count for the mean: the others passed unchanged.
-        if hasattr(aligned, "detach"):
-            rows = aligned.detach().double()
-            good = (rows.square().sum(-1) - 1.0).abs() < 0.1
-            finite = rows.isfinite().all(-1)
-            rows = rows.where(good[:, None], rows.new_zeros(()))
-            if hasattr(self._total, "to"):
-                self._total, self._good = self._total.to(rows.device), self._good.to(rows.device)
-                self._not_finite = self._not_finite.to(rows.device)
-        else:
-            rows = np.asarray(aligned, np.float64)
-            good = abs(np.square(rows).sum(-1) - 1.0) < 0.1
-            finite = np.isfinite(rows).all(-1)
-            rows = np.where(good[:, None], rows, 0.0)
-        self._total, self._good = self._total + rows.sum(0), self._good + good.sum()
-        self._not_finite = self._not_finite + (~finite).sum()
-        self._items += items
-        self._rows += len(rows)
-        if self._items < enough:
-            return False
-        self._tell()
-        return True
+        good = (rows.square().sum(-1) - 1.0).abs() < 0.1
+        total = rows.where(good[:, None], rows.new_zeros(())).sum(0)
+        self._total = total if self._total is None else total + self._total.to(total.device)
+        self._good = good.sum() + self._good
 
-    def _tell(self) -> None:
-        warn_if_not_finite(int(self._not_finite), self._rows, self._which)
+    def tell(self, which: str) -> bool:
         count = float(self._good)
-        if count and isinstance(self.method, Alignment):
-            mean = np.asarray(self._total.tolist()) / count
-            gap_left = float(np.linalg.norm(mean - self.method.mean_target))
-            warn_of_misfit(self.method, gap_left, self._items, f"{self._which}, {self._items:,} rows")
+        if not count:
+            return False
+        gap_left = float(np.linalg.norm(np.asarray(self._total.tolist()) / count - self._alignment.mean_target))
+        return warn_of_misfit(self._alignment, gap_left, self._items, f"{which}, {self._items:,} rows")
 
 
 def warn_of_encoder(method: Method, rows: RowSource) -> None:

@@ -24,8 +24,9 @@ from fastrealign.data.lookup import Embeddings, open_embeddings
 from fastrealign.data.options import NoiseOptions, check_choice
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import unit_rows
+from fastrealign.methods.input_checks import FirstRows
 from fastrealign.methods.method import Call, Method
-from fastrealign.methods.misfit import FirstRows
+from fastrealign.methods.misfit import FIRST, LeftGap
 from fastrealign.methods.noisy import with_noise
 from fastrealign.nn import ReAlign
 from fastrealign.revision.conversations import IMAGE, Example
@@ -123,7 +124,7 @@ class Collator:
         self._pad = pad_token(tokenizer)
         self._warned = False
         named = getattr(embeddings, "name", "the embeddings")
-        self._first = FirstRows(alignment, named) if isinstance(alignment, Alignment) else None
+        self._first = FirstRows(named, FIRST, LeftGap(alignment)) if isinstance(alignment, Alignment) else None
         # What an nn.ReAlign mapped gets noise as raw rows do.
         below = unit_rows(embeddings.dim) if alignment is None or isinstance(alignment, ReAlign) else alignment
         self._noisy = with_noise(below, options) if (options := NoiseOptions(noise, seed)) else None
@@ -190,7 +191,7 @@ class Collator:
             rows = self.embeddings.rows(*names_of([examples[int(i)] for i in places], self.embeddings))
             aligned = np.empty_like(rows)
             self.alignment.apply(rows, aligned)
-            self._first.look(aligned, len(rows), enough=0)
+            FirstRows(self._first.which, len(rows), LeftGap(self.alignment)).look(torch.from_numpy(aligned), len(rows))
             self._first = None
         truncated = self.truncated
         self._warned = truncated > 0

@@ -15,7 +15,8 @@ import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.errors import FitWarning
 from fastrealign.methods.baselines import METHODS, fit_baseline
-from fastrealign.methods.misfit import FirstRows
+from fastrealign.methods.input_checks import FirstRows
+from fastrealign.methods.misfit import LeftGap
 
 D = 12
 
@@ -140,8 +141,8 @@ def torch():
 def test_a_module_tells_once_of_images(torch, sides, fitted):
     text, image = (torch.from_numpy(rows) for rows in sides(2048))
     layer = fr.nn.ReAlign(fitted)
-    assert warned(lambda: [layer(part) for part in text.split(64)]) == [] and layer._first is None
-    assert warned(lambda: [layer(part) for part in image.split(64)]) == []  # it has seen enough
+    assert warned(lambda: [layer(part) for part in text.split(64)]) == []
+    assert layer._in_training.until  # it has seen enough for now
     layer = fr.nn.ReAlign(fitted)
     (said,) = warned(lambda: [layer(part.half()) for part in image.split(64)])
     assert "the first batches of nn.ReAlign, 512 rows" in said and "fastrealign check" in said
@@ -149,7 +150,7 @@ def test_a_module_tells_once_of_images(torch, sides, fitted):
 
 
 def test_a_module_checks_again_in_eval_mode(torch, sides, fitted):
-    """However many rows it saw in training, and whatever it knows of its fit; but not rows that are few, and not text."""
+    """However many rows it saw in training, and whatever it knows of its fit; but not text."""
     text, image = (torch.from_numpy(rows) for rows in sides(1024))
     layer, moving = fr.nn.ReAlign(fitted), fr.nn.ReAlign(fitted, every=1)
     for rows in text.split(512):
@@ -164,7 +165,7 @@ def test_a_module_checks_again_in_eval_mode(torch, sides, fitted):
             assert warned(lambda one=one: one(text[:100])) == []
             model.eval()
             (said,) = warned(lambda model=model: [model(part) for part in image.split(16)])
-            assert "the first rows of nn.ReAlign in eval mode lie at the target already" in said
+            assert "rows of nn.ReAlign in eval mode lie at the target already" in said
             assert "call the model on them without this layer" in said and "\n" not in said
             assert warned(lambda model=model: [model.eval()(image[:31]), model.train()]) == []
             assert warned(lambda model=model: model.eval()(text)) == []
@@ -174,14 +175,33 @@ def test_a_module_checks_again_in_eval_mode(torch, sides, fitted):
 
 
 def test_a_loop_that_switches_at_every_step_pays_a_hundred_times(torch, sides, fitted, monkeypatch):
-    from fastrealign.methods.input_checks import FirstInputs
-
-    looks, look = [], FirstInputs.look
-    monkeypatch.setattr(FirstInputs, "look", lambda self, *given: looks.append(1) or look(self, *given))
+    looks, look = [], FirstRows.look
+    monkeypatch.setattr(FirstRows, "look", lambda self, *given: looks.append(1) or look(self, *given))
     layer, text = fr.nn.ReAlign(fitted), torch.from_numpy(sides(64)[0])
-    for _ in range(130):
+    for _ in range(116):
         layer.train().eval()(text)
     assert len(looks) == 100
+    for _ in range(1 + 32):  # from then on as a module that stays in eval mode
+        layer.train().eval()(text)
+    assert len(looks) == 101
+
+
+@pytest.mark.parametrize("mode", ["training", "eval"])
+def test_images_after_many_texts_are_found(torch, sides, fitted, mode):
+    """By the time that as many images came as texts, in calls of one row and of more; and texts alone are no reason."""
+    text, image = (torch.from_numpy(rows) for rows in sides(4096))
+    for size in (1, 64):
+        layer = fr.nn.ReAlign(fitted).train(mode == "training")
+        assert warned(lambda layer=layer, size=size: [layer(part) for part in text.split(size)]) == []
+        (said,) = warned(lambda layer=layer, size=size: [layer(part) for part in image.split(size)])
+        assert f"rows of nn.ReAlign in {mode} mode lie at the target already" in said
+
+
+def test_few_rows_after_each_switch_add_up(torch, sides, fitted):
+    image = torch.from_numpy(sides(64)[1])
+    layer = fr.nn.ReAlign(fitted)
+    switches = [warned(lambda part=part: layer.train().eval()(part)) for part in image.split(16)]
+    assert [len(said) for said in switches] == [0, 0, 0, 1]
 
 
 def test_a_warning_names_the_callers_line(torch, sides, fitted):
@@ -260,13 +280,13 @@ def test_tokens_of_one_text_are_one_item(torch, sides, fitted):
     """Whose mean is that of one text."""
     layer = fr.nn.ReAlign(fitted)
     assert warned(lambda: layer(torch.from_numpy(sides(1000)[1]).reshape(10, 100, D))) == []
-    assert layer._first is not None
+    assert layer._in_training.first is not None
 
 
 def test_looking_changes_nothing_else(torch, sides, fitted):
     rows = torch.from_numpy(sides(600)[0]).requires_grad_()
     layer, blind = fr.nn.ReAlign(fitted), fr.nn.ReAlign(fitted)
-    blind._first = None
+    blind._in_training.until = 9
     results = []
     for one in (layer, blind):
         out = one(rows)
@@ -280,7 +300,7 @@ def test_a_compiled_module_looks_at_nothing(torch, sides, fitted):
     image = torch.from_numpy(sides(600)[1])
     layer = fr.nn.ReAlign(fitted)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert warned(lambda: compiled(image)) == [] and layer._first is not None
+    assert warned(lambda: compiled(image)) == [] and layer._in_training.first is not None
     torch.testing.assert_close(compiled(image), layer(image.clone()))
     exported = torch.export.export(fr.nn.ReAlign(fitted), (image,)).module()
     torch.testing.assert_close(exported(image), layer(image))
@@ -320,5 +340,5 @@ def test_rows_without_a_direction_do_not_count(torch, sides, fitted):
     assert "leaves a gap" in misfit and "171 of 512 rows hold NaN" in not_finite
 
 
-def test_no_rows_with_a_direction(fitted):
-    assert warned(lambda: FirstRows(fitted, "x").look(np.zeros((600, D)), 600)) == []
+def test_no_rows_with_a_direction(torch, fitted):
+    assert warned(lambda: FirstRows("x", 512, LeftGap(fitted)).look(torch.zeros(600, D), 600)) == []
