@@ -82,9 +82,7 @@ def open_input(
     """
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected images or text")
-    specs = [Path(at_home(os.fspath(one))) for one in paths_of(spec)]
-    if not specs:
-        raise InputError("an empty list of files, expected images or captions")
+    specs = [Path(at_home(os.fspath(one))) for one in paths_of(spec, "the input")]
     name = shown(str(specs[0])) + (f" and {len(specs) - 1} more" if len(specs) > 1 else "")
     by_side: dict[str, list[tuple[str, str]]] = {one: [] for one in SIDES}
     ignored: Counter[str] = Counter()

@@ -108,9 +108,7 @@ def open_source(
     """
     if side not in SIDE_FOLDERS:
         raise ValueError(f"side must be 'source' or 'target', not {side!r}")
-    specs = [at_home(os.fspath(one)) for one in paths_of(spec)]
-    if not specs:
-        raise InputError(f"the {side} is an empty list of files")
+    specs = [at_home(os.fspath(one)) for one in paths_of(spec, f"the {side}")]
     name = redacted(str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more")
     wanted = Wanted.on(side, column)
     files: list[Place] = []

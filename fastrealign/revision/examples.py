@@ -157,9 +157,7 @@ def read_examples(
         if a file has changed.
     """
     check_choice("unusable", unusable, ("skip", "error"))
-    paths = paths_of(path)
-    if not paths:
-        raise InputError("an empty list of files, expected some with examples")
+    paths = paths_of(path, "the file of examples")
     forms = [form_of(one) for one in paths]
     files = []
     for one, form in zip(paths, forms, strict=True):

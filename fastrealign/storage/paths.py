@@ -44,14 +44,14 @@ def is_path(given: object) -> TypeIs[AnyPath]:
     return isinstance(given, (str, os.PathLike))
 
 
-def paths_of(given: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
-    """One path or several, as a list. InputError for what is no path, and for an empty one: it would be the current folder."""
+def paths_of(given: AnyPath | Iterable[AnyPath], what: str) -> list[AnyPath]:
+    """One path or several, as a list. InputError for none, and as `check_given`."""
     one_thing = is_path(given) or isinstance(given, bytes) or not isinstance(given, Iterable)
     listed: list[Any] = [given] if one_thing else [*cast("Iterable[AnyPath]", given)]
-    odd = [one for one in listed if not _is_name(one)]
-    if odd:
-        plain = isinstance(odd[0], (str, bytes, int, type(None)))
-        raise InputError(f"{brief(odd[0]) if plain else described(odd[0])}: expected a path, or a list of paths")
+    if not listed:
+        raise InputError(f"{what} is an empty list of files")
+    for one in listed:
+        check_given(one, what)
     return listed
 
 
@@ -106,7 +106,8 @@ def _is_name(given: object) -> bool:
 def check_given(path: object, what: str) -> None:
     """InputError for what is no path, and for an empty one: it would be the current folder."""
     if not _is_name(path):
-        raise InputError(f"{what} is {brief(path)}, expected a path")
+        plain = isinstance(path, (str, bytes, int, type(None)))
+        raise InputError(f"{what} is {brief(path) if plain else described(path)}, expected a path")
 
 
 def check_length(at: Place, output: AnyPath) -> None:

@@ -54,8 +54,8 @@ def test_what_is_no_path_is_refused(sides, wrong):
     ],
 )
 def test_what_is_no_list_of_paths_is_named(given, named):
-    with pytest.raises(InputError, match=f"^{named}: expected a path, or a list of paths$"):
-        paths_of(given)
+    with pytest.raises(InputError, match=f"^the source is {named}, expected a path$"):
+        paths_of(given, "the source")
 
 
 def test_a_tilde_is_the_users_folder_for_outputs_as_for_inputs(sides, monkeypatch):
