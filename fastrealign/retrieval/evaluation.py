@@ -11,13 +11,14 @@ from typing import Any, TextIO
 import numpy as np
 
 from fastrealign.core import checks
-from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.errors import BadRowsError, FitWarning, InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.formatting import count, listed
 from fastrealign.core.optional import optional
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import described, meant
 from fastrealign.core.wording import option
+from fastrealign.data.id_index import RowNumbers
 from fastrealign.data.row_source import RowsLike
 from fastrealign.diagnostics.unit_rows import unit_blocks
 from fastrealign.methods.choosing import AUTO
@@ -154,7 +155,14 @@ def evaluate(
     saved = roles.values() if isinstance(roles, Mapping) else [roles]
     take = {name: recipe.by_fitting(name) for name in names if name != NONE}
     take |= {name: recipe.by_roles(name, one, compared[name]) for name, one in zip(compared, saved, strict=False)}
-    return _measure(sides, judged, (names, compared), take, (seed, progress))
+    try:
+        return _measure(sides, judged, (names, compared), take, (seed, progress))
+    except BadRowsError as error:
+        if qrels is None or not any(isinstance(side.ids, RowNumbers) for side in sides.values()):
+            raise
+        raise BadRowsError(
+            f"{error}; rows without ids are judged by their numbers, which shift: name ids first ({option('ids')})"
+        ) from None
 
 
 def _checked_methods(methods: Sequence[str]) -> list[str]:

@@ -259,8 +259,15 @@ def test_a_method_that_chooses_by_pairs_is_measured_on_others(world, monkeypatch
 
 
 def test_a_document_without_a_direction_is_named(world):
-    with pytest.raises(fr.BadRowsError, match="images: row 3 is all zeros; leave such rows out"):
-        evaluate(**{**world, "images": world["images"] * (np.arange(75) != 3)[:, None]})
+    images = world["images"] * (np.arange(75) != 3)[:, None]
+    with pytest.raises(fr.BadRowsError, match="images: row 3 is all zeros; leave such rows out") as caught:
+        evaluate(**{**world, "images": images})
+    assert "numbers" not in str(caught.value)
+    by_number = {"qrels": {str(i): {str(i): 1} for i in range(75)}, "ids": None}
+    with pytest.raises(
+        fr.BadRowsError, match=r"images: row 3 .*; rows without ids are judged by their numbers, which shift"
+    ):
+        evaluate(**{**world, "images": images, **by_number})
 
 
 def test_nothing_is_better_without_a_difference():
