@@ -133,6 +133,13 @@ def no_garbage_collection():
     gc.enable()
 
 
+@pytest.fixture(scope="module")
+def little_to_collect():
+    """What is there by now stays: a test that calls `gc.collect` does not go through all that was imported since the start."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def no_network(monkeypatch):
     """A list of the hosts that were asked for; a test fails where there is one at its end. Nothing says that it is offline."""

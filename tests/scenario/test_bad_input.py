@@ -386,7 +386,7 @@ def test_an_output_inside_the_input(sides, capfd):
 
 
 @pytest.fixture
-def small_disk():
+def small_disk(little_to_collect):
     """A file system of 4 MB."""
     folder = Path(tempfile.mkdtemp())
     mounted = shutil.which("mount") and subprocess.run(

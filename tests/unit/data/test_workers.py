@@ -141,32 +141,43 @@ def test_threads_copy_arrays_to_the_buffers_from_which_a_device_copies(rows_of, 
     assert len(buffers) == 3 and used == [True] * 10
 
 
-@pytest.mark.parametrize("kind", ["npy", "parquet"])
+@pytest.fixture(scope="module", params=["npy", "parquet"])
+def alone(request, tmp_path_factory):
+    """(text, image, parts, what one thread makes of them): shards of one format, the runs, and two fits."""
+    folder = tmp_path_factory.mktemp("alone")
+    parts = [corpus.rows(n, n, dim=130) for n in (3000, 1, 700)]
+    if request.param == "npy":
+        text = corpus.npy_folder(folder / "text", parts)
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        text = folder / "text"
+        text.mkdir()
+        for i, part in enumerate(parts):
+            column = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), 130)
+            pq.write_table(pa.table({"embedding": column, "id": range(len(part))}), text / f"part_{i}.parquet")
+    image = corpus.npy_folder(folder / "image", [corpus.rows(500, 2, dim=130)])
+    made = {}
+    for bad_rows in ("error", "skip"):
+        fr.align(text, image, folder / bad_rows, centroid="exact", bad_rows=bad_rows, threads=1)
+        made[bad_rows] = corpus.tree(folder / bad_rows)
+    made["fit"] = fr.fit(text, image, threads=1).fingerprint
+    made["chunks"] = fr.fit([parts[0], parts[2]], parts[0]).fingerprint
+    return text, image, parts, made
+
+
 @pytest.mark.parametrize(
     "how",
     [{"devices": ["cpu"]}, {"devices": ["cpu", "cpu"], "threads": 3}, {"max_memory": 2 * MiB}, {"max_memory": 200_000}],
     ids=str,
 )
-def test_the_same_bytes_for_every_kind_of_worker(tmp_path, kind, how):
+def test_the_same_bytes_for_every_kind_of_worker(tmp_path, alone, how):
     pytest.importorskip("torch")
-    parts = [corpus.rows(n, n, dim=130) for n in (3000, 1, 700)]
-    if kind == "npy":
-        text = corpus.npy_folder(tmp_path / "text", parts)
-    else:
-        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-        text = tmp_path / "text"
-        text.mkdir()
-        for i, part in enumerate(parts):
-            column = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), 130)
-            pq.write_table(pa.table({"embedding": column, "id": range(len(part))}), text / f"part_{i}.parquet")
-    image = corpus.npy_folder(tmp_path / "image", [corpus.rows(500, 2, dim=130)])
+    text, image, parts, made = alone
     for bad_rows in ("error", "skip"):
-        fr.align(text, image, tmp_path / bad_rows / "out", centroid="exact", bad_rows=bad_rows, **how)
-        fr.align(text, image, tmp_path / bad_rows / "plain", centroid="exact", bad_rows=bad_rows, threads=1)
-        assert corpus.tree(tmp_path / bad_rows / "out") == corpus.tree(tmp_path / bad_rows / "plain")
-    assert fr.fit(text, image, **how).fingerprint == fr.fit(text, image, threads=1).fingerprint
-    found = fr.fit([parts[0], parts[2]], parts[0], **how)
-    assert found.fingerprint == fr.fit([parts[0], parts[2]], parts[0]).fingerprint
+        fr.align(text, image, tmp_path / bad_rows, centroid="exact", bad_rows=bad_rows, **how)
+        assert corpus.tree(tmp_path / bad_rows) == made[bad_rows]
+    assert fr.fit(text, image, **how).fingerprint == made["fit"]
+    assert fr.fit([parts[0], parts[2]], parts[0], **how).fingerprint == made["chunks"]
 
 
 def test_on_the_command_line(tmp_path, capsys):

@@ -310,6 +310,7 @@ def test_cut_short_while_it_is_read(tmp_path, refused):
     refused(lambda: list(chunks), path, "changed during the run")
 
 
+@pytest.mark.usefixtures("little_to_collect")
 @pytest.mark.parametrize("room", [0, 4, 500, 2000])
 def test_disk_full(tmp_path, tree, refused, disk_full, room):
     shard = opened(saved(tmp_path / "x.arrow", table_of(matrix()), batch=7))
@@ -351,6 +352,7 @@ def test_memory_does_not_follow_the_size_of_a_batch(tmp_path):
     assert peak[100_000] - peak[2_000] < 64 << 10, peak  # in KiB; the larger batch has 200 MB
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_descriptors_are_given_back(tmp_path, rows_in):
     path = saved(tmp_path / "x.arrow", table_of(matrix()))
     shards = [opened(path) for _ in range(5)]

@@ -490,6 +490,7 @@ def test_rows_in_order_only(tmp_path):
         shard.read(0, 1, np.empty(99, np.uint8))
 
 
+@pytest.mark.usefixtures("little_to_collect")
 @pytest.mark.parametrize("room", [0, 4, 500, 2000])
 def test_disk_full(tmp_path, tree, refused, disk_full, room):
     shard = opened(saved(tmp_path / "x.parquet", table_of(matrix()), row_group_size=7))
@@ -506,6 +507,7 @@ def test_disk_full(tmp_path, tree, refused, disk_full, room):
     assert tree(tmp_path) == ["x.parquet"]
 
 
+@pytest.mark.usefixtures("little_to_collect")
 def test_abort_half_way(tmp_path, tree, refused):
     x = matrix()
     shard = opened(saved(tmp_path / "x.parquet", table_of(x), row_group_size=7))

@@ -393,6 +393,7 @@ def test_another_file_under_the_same_name(tmp_path, refused, tree):
     assert tree(tmp_path) == ["x.pt"]
 
 
+@pytest.mark.usefixtures("little_to_collect")
 @pytest.mark.parametrize("room", [0, 100, 700, 1300])
 def test_disk_full(tmp_path, tree, refused, disk_full, room):
     shard = opened(saved(tmp_path / "x.pt", {"emb": matrix(), "ids": list(range(23))}))
