@@ -95,6 +95,8 @@ def s3(moto, monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
+    # fsspec keeps file systems, also one that an earlier test made without credentials.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     fs = fsspec.filesystem("s3")
     bucket = f"bucket{time.monotonic_ns()}"
     fs.mkdir(bucket)

@@ -100,12 +100,16 @@ def image_features(
 def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """A picture on a white square, uint8 (224, 224, 3), and its thumbnail (64, 64, 3). Raises ValueError if it is too large."""
     image = _library("PIL.Image")
-    image.MAX_IMAGE_PIXELS = None  # our own limit below: Pillow warns from 89 megapixels on
-    with image.open(path) as opened:
-        if opened.width * opened.height > MEGAPIXELS * 1e6:
-            size = opened.width * opened.height / 1e6
-            raise ValueError(f"{size:,.0f} megapixels, the limit is {MEGAPIXELS}")
-        picture = opened.convert("RGBA")
+    # Our own limit below: Pillow warns from 89 megapixels on.
+    limit, image.MAX_IMAGE_PIXELS = image.MAX_IMAGE_PIXELS, None
+    try:
+        with image.open(path) as opened:
+            if opened.width * opened.height > MEGAPIXELS * 1e6:
+                size = opened.width * opened.height / 1e6
+                raise ValueError(f"{size:,.0f} megapixels, the limit is {MEGAPIXELS}")
+            picture = opened.convert("RGBA")
+    finally:
+        image.MAX_IMAGE_PIXELS = limit
     flat = image.new("RGBA", picture.size, "white")
     flat.alpha_composite(picture)
     flat = flat.convert("RGB")
