@@ -40,7 +40,7 @@ const double* read(const py::object& array) {
     return array.is_none() ? nullptr : static_cast<const double*>(py::reinterpret_borrow<py::array>(array).data());
 }
 // Asks the system for large pages in memory that nothing was written to yet. Only advice: a failure changes no result.
-void advise_large_pages(uintptr_t address, size_t bytes) {
+void advise_large_pages([[maybe_unused]] uintptr_t address, [[maybe_unused]] size_t bytes) {
 #if defined(MADV_HUGEPAGE)
     const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
     const uintptr_t from = (address + page - 1) / page * page, to = (address + bytes) / page * page;

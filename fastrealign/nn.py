@@ -48,7 +48,7 @@ class ReAlign(NoisyModule):
     the first 512 rows lies far from where the alignment moves it (images, or rows that are aligned already), or that some hold
     NaN or Inf. Later 64 rows at a time are checked for NaN and Inf, and whether they lie where images do: after each switch to
     eval mode, a hundred times at most, and in each mode once 16, 32, 64, ... more calls have passed. What lies between goes
-    unnoticed, and so do fewer than 64 rows of a mode in all.
+    unnoticed, and so do fewer than 512 rows of a training, or 64 in eval mode.
 
     Parameters
     ----------

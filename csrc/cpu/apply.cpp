@@ -230,7 +230,7 @@ constexpr int rows_of_writer = 2;
 // AVX-512: as many as without writing; fewer are slower. Does not help with AVX2.
 constexpr int rows_beside = most_sums / 2;
 // Two non-temporal streams whose addresses are equal modulo a page hold up every load that has these bits soon after:
-// up to ten times slower on Zen 3 with AVX2, up to twice on Zen 4 with AVX-512.
+// up to ten times slower on Zen 3 with AVX2, up to 1.6 times on Zen 4 with AVX-512.
 constexpr int64_t page = 4096;
 
 // Rarely needed, so for all input types the same.

@@ -39,7 +39,7 @@ class CheckedModule(ExactModule):
 
     def train(self, mode: bool = True) -> Self:
         """Switch as every module does. The next rows in eval mode are checked again: they may be images."""
-        if not mode and self._checks_left and (self.training or self._in_eval.until):
+        if not mode and self._checks_left and (self.training or self._in_eval.until > 0):
             self._checks_left -= 1
             self._in_eval.restart()
         return super().train(mode)
@@ -47,7 +47,7 @@ class CheckedModule(ExactModule):
     def _look(self, x: torch.Tensor, rows: torch.Tensor, aligned: torch.Tensor) -> None:
         """Look at the rows of a call; not at tensors without values, nor where a device sync is forbidden."""
         looks = self._in_training if self.training else self._in_eval
-        if looks.until:
+        if looks.until > 0:
             looks.until -= 1
             return
         plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type != "meta"
@@ -60,7 +60,7 @@ class CheckedModule(ExactModule):
         # What lies within one item (the tokens of a text) is not independent.
         items = x.shape[0] if x.ndim > 1 else 1
         if first.look(aligned if isinstance(first.measure, LeftGap) else rows, items):
-            looks.end(first.warned)
+            looks.end(first.misplaced)
 
     def _between_means(self) -> BetweenMeans | None:
         """The means of the present map; None if it has none."""

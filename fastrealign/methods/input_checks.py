@@ -95,27 +95,31 @@ class FirstRows:
 
     def __init__(self, which: str, enough: int, measure: Measure | None) -> None:
         self.which, self.measure = which, measure
-        self.warned = False
+        self.misplaced = False  # whether the measure warned
         self._enough = enough
         self._items = self._rows = 0
-        self._not_finite: Any = 0
+        self._not_finite: Any = None
 
     def look(self, rows: torch.Tensor, items: int) -> bool:
         """Look at rows (n, d) of `items` independent items; True once there were enough."""
         if not items:
             return False
         rows = rows.detach().reshape(items, -1, rows.shape[-1])[: self._enough - self._items]
-        self._not_finite = (~rows.isfinite().all(-1)).sum() + self._not_finite
+        self._not_finite = added(self._not_finite, (~rows.isfinite().all(-1)).sum())
         if self.measure is not None:
             self.measure.add(rows)
         self._items += len(rows)
         self._rows += len(rows) * rows.shape[1]
         if self._items < self._enough:
             return False
-        self.warned = warn_if_not_finite(int(self._not_finite), self._rows, self.which)
-        if self.measure is not None:
-            self.warned |= self.measure.tell(self.which)
+        warn_if_not_finite(int(self._not_finite), self._rows, self.which)
+        self.misplaced = self.measure is not None and self.measure.tell(self.which)
         return True
+
+
+def added(total: torch.Tensor | None, more: torch.Tensor) -> torch.Tensor:
+    """A running total, on the device of what is added: modules move, and replicas of one share its totals."""
+    return more if total is None else more + total.to(more.device)
 
 
 class Looks:
@@ -136,9 +140,9 @@ class Looks:
         self.until: float = 0
         self._pause = _PAUSE
 
-    def end(self, warned: bool) -> None:
-        """The look is complete. After a warning there is none until `restart`."""
-        self.first, self.until = None, math.inf if warned else self._pause
+    def end(self, misplaced: bool) -> None:
+        """The look is complete. After a warning of where rows lie there is none until `restart`."""
+        self.first, self.until = None, math.inf if misplaced else self._pause
         self._pause *= 2
 
 
@@ -160,11 +164,10 @@ def at_target(places: np.ndarray) -> bool:
     return bool(abs(places.mean()) + _STANDARD_ERRORS * places.std() / np.sqrt(len(places)) < _MIDDLE)
 
 
-def warn_if_not_finite(bad: int, rows: int, which: str) -> bool:
+def warn_if_not_finite(bad: int, rows: int, which: str) -> None:
     """A FitWarning of rows that a module passes on unchanged."""
     if bad:
         warn(
             f"{which}: {bad:,} of {rows:,} rows hold NaN or Inf and pass unchanged, so a loss of them is NaN; leave such "
             "rows out, with x[x.isfinite().all(-1)]"
         )
-    return bad > 0

@@ -16,6 +16,7 @@ from fastrealign.data.sources import FileSource, open_rows
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import PAIRED_METHODS
+from fastrealign.methods.input_checks import added
 from fastrealign.methods.method import Method
 
 # Share of the original gap that an alignment may leave on new rows and still hold.
@@ -83,7 +84,7 @@ class LeftGap:
         self._alignment = alignment
         self._items = 0
         self._total: Any = None
-        self._good: Any = 0
+        self._good: Any = None
 
     def add(self, rows: Any) -> None:
         """Take in aligned rows (items, rows of each, d), a tensor."""
@@ -92,8 +93,7 @@ class LeftGap:
         # Only rows with a direction count for the mean: the others passed unchanged.
         good = (rows.square().sum(-1) - 1.0).abs() < 0.1
         total = rows.where(good[:, None], rows.new_zeros(())).sum(0)
-        self._total = total if self._total is None else total + self._total.to(total.device)
-        self._good = good.sum() + self._good
+        self._total, self._good = added(self._total, total), added(self._good, good.sum())
 
     def tell(self, which: str) -> bool:
         count = float(self._good)

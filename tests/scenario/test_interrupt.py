@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import re
@@ -246,13 +247,39 @@ def test_an_interrupt_while_the_command_imports(tmp_path, at, ignored, code):
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; from {module} import {name}; sys.exit({name}())", "--version"],
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "AT": at},
-        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignored else None,
+        # Also where the tests run in the background, with interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL),
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stderr) == (code, "")
     assert done.stdout == (f"fastrealign {fr.__version__}\n" if ignored else "")
+
+
+def test_the_entry_point_leaves_interrupts_as_they_were(monkeypatch):
+    """Also in a thread, which cannot handle signals."""
+    entry = importlib.import_module("fastrealign.__main__")
+    monkeypatch.setattr(sys, "argv", ["fastrealign", "--version"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        codes = []
+        thread = threading.Thread(target=lambda: codes.append(ended(entry.main)))
+        thread.start()
+        thread.join()
+        codes.append(ended(entry.main))
+        assert codes == [0, 0]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def ended(main):
+    """The exit code of a command line."""
+    try:
+        return main()
+    except SystemExit as end:
+        return end.code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -197,6 +197,27 @@ def test_images_after_many_texts_are_found(torch, sides, fitted, mode):
         assert f"rows of nn.ReAlign in {mode} mode lie at the target already" in said
 
 
+@pytest.mark.parametrize("mode", ["training", "eval"])
+def test_images_are_found_after_a_warning_of_nan(torch, sides, fitted, mode):
+    text, image = (torch.from_numpy(rows) for rows in sides(2048))
+    text[5] = torch.nan
+    layer = fr.nn.ReAlign(fitted).train(mode == "training")
+    (first,) = warned(lambda: [layer(part) for part in text.split(64)])
+    (second,) = warned(lambda: [layer(part) for part in image.split(64)])
+    assert "hold NaN or Inf" in first and "lie at the target already" in second
+
+
+def test_rows_of_one_look_may_come_from_two_devices(torch, fitted):
+    """Where a layer moves before there are enough, and of replicas of one layer."""
+    from torch._subclasses import FakeTensorMode
+
+    for measure in (None, LeftGap(fitted)):
+        first = FirstRows("x", 512, measure)
+        with FakeTensorMode():
+            for device in ("cuda:0", "cuda:1", "cpu"):
+                assert not first.look(torch.ones(4, D, device=device), 4)
+
+
 def test_few_rows_after_each_switch_add_up(torch, sides, fitted):
     image = torch.from_numpy(sides(64)[1])
     layer = fr.nn.ReAlign(fitted)
