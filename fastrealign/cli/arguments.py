@@ -215,7 +215,11 @@ def read_as_one(args: argparse.Namespace) -> list[str]:
     """The lines of a result where a target may be left out, and one of several paths may be meant as it."""
     if len(args.source) < 2 or args.target:
         return []
-    return listing(("read", f"{len(args.source)} paths as one source{may_be_target(args.source)}"), width=15)
+    first, *_, last = args.source
+    # Not of the shards of one folder, as a shell lists them.
+    apart = len(args.source) == 2 or os.path.dirname(first.rstrip("/")) != os.path.dirname(last.rstrip("/"))
+    asked = may_be_target(args.source) if apart else ""
+    return listing(("read", f"{len(args.source)} paths as one source{asked}"), width=15)
 
 
 def paths(given: list[str]) -> str | list[str]:

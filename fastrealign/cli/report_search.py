@@ -44,8 +44,9 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--roles", nargs="+", action="extend", metavar="[NAME=]FILE", help=text)
     text = (
-        "ids of the rows of a role (query, text or image), one a line: .txt, .json, .npy, .csv or .parquet; by default those "
-        "in the files, or else the numbers of the rows; may be repeated"
+        "ids of the rows of a role (query, text or image): .txt, one a line, .json, .npy, or the column of a .csv or .parquet "
+        "file: FILE:COLUMN, or the first of id, ids, key, __key__, uid, image_id, sample_id, image_path, or the only one; "
+        "by default those in the files, or else the numbers of the rows; may be repeated"
     )
     group.add_argument("--ids", nargs="+", action="extend", default=[], metavar="ROLE=FILE", help=text)
     text = "measure at most this many judged queries (default: 2000)"

@@ -11,14 +11,14 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
-from fastrealign.core.text import described, meant, one_line
+from fastrealign.core.text import brief, described, meant, one_line
 from fastrealign.formats.base import Shard
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.formats.table_copy import Table
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.csv_column import csv_column
 from fastrealign.storage.files import Descriptor, open_binary, reading
-from fastrealign.storage.paths import is_path, place
+from fastrealign.storage.paths import AnyPath, is_path, place
 from fastrealign.storage.records import parsed
 from fastrealign.storage.text_lines import rows_in_lines
 from fastrealign.storage.text_values import id_text, values_of
@@ -27,7 +27,23 @@ from fastrealign.storage.text_values import id_text, values_of
 ID_NAMES = ("id", "ids", "key", "__key__", "uid", "image_id", "sample_id", "image_path")
 CAPTION_NAMES = ("caption", "text", "captions", "TEXT", "sentence")
 _FILES = (".txt", ".json", ".npy", ".csv", ".parquet")
+_TABLES = (".csv", ".parquet")
 _STEP = 1 << 16
+
+
+def _suffix(path: AnyPath) -> str:
+    return os.path.splitext(place(path).name)[1].lower()
+
+
+def file_and_column(given: AnyPath, what: str) -> tuple[AnyPath, str | None]:
+    """The file and the column of its table that FILE:COLUMN names; None without a column. what: its values, for messages."""
+    path = os.fspath(given)
+    head, _, column = path.rpartition(":")
+    if not column or not head.lower().endswith(_FILES) or place(path).exists():
+        return given, None
+    if not head.lower().endswith(_TABLES):
+        raise InputError(f"{path}: only .csv and .parquet files have columns of {what}; leave out ':{column}'")
+    return head, column
 
 
 def first_of(usual: Sequence[str], names: Container[str]) -> str | None:
@@ -42,7 +58,7 @@ def first_of(usual: Sequence[str], names: Container[str]) -> str | None:
 class IdsOf:
     """The ids of all rows of some shards, in order.
 
-    shards, given, column   as `open_embeddings` takes them; given: `ids` there
+    shards, given, column   as `open_embeddings` takes them; given: `ids` there, also FILE:COLUMN
     rows      how many rows there are, where they are not those of shards
     named     where they come from, for messages
     numbered  there are none: rows have their numbers
@@ -60,14 +76,17 @@ class IdsOf:
         self._rows = sum(shard.rows for shard in shards) if rows is None else rows
         self._file = given if is_path(given) else None
         self._list = given if self._file is None else None
+        if is_path(given) and column is None:
+            self._file, self._column = file_and_column(given, self.what)
+        self._header: str | None = None  # the first line of a .csv file, where that may be a value as well as a name
         self._held: tuple[Shard, dict[str, Any]] | None = None
         self.numbered = False
         if self._file is not None:
-            suffix = os.path.splitext(place(given).name)[1].lower()
+            suffix = _suffix(self._file)
             if suffix not in _FILES:
                 kind = f"{suffix!r} files" if suffix else "a folder or a file whose name has no ending"
                 raise InputError(f"{given}: {self.what} are not read from {kind}; expected {', '.join(_FILES)}")
-            self.named = os.fspath(given)
+            self.named = os.fspath(self._file)
         elif self._list is not None:
             self.named = f"the list of {self.what} that was given"
         else:
@@ -100,10 +119,11 @@ class IdsOf:
                 progress.advance(len(batch), 0)
         if done != self._rows:
             found = f"more than {self._rows}" if done > self._rows else done
-            header = done == self._rows - 1 and self.named.lower().endswith(".csv")
+            taken = f"; its first line, {brief(self._header)}, was taken as the name of its column"
+            header = done == self._rows - 1 and self._header is not None
             raise InputError(
                 f"{self.named}: has {found} {self.what}, expected one for each of {self._rows} rows, in their order"
-                f"{'; its first line names its columns' if header else ''}"
+                f"{taken if header else ''}"
             )
 
     def of_row(self, row: int) -> str:
@@ -155,7 +175,12 @@ class IdsOf:
 
     def _values(self) -> Iterator[Sequence[Any]]:
         if self._file is not None:
-            yield from _read(self._file, self._column, self.usual, self.what)
+            if _suffix(self._file) == ".csv":
+                texts = csv_column(self._file, self._of_header)
+                while batch := list(itertools.islice(texts, _STEP)):
+                    yield batch
+            else:
+                yield from _read(self._file, self._column, self.usual, self.what)
         elif self._list is not None:
             yield from _cut(self._list)
         else:
@@ -172,6 +197,14 @@ class IdsOf:
                     self._held = None
                     yield from _cut(values)
                 shard.close()
+
+    def _of_header(self, names: list[str]) -> tuple[str, int]:
+        """Which column of a .csv file holds the values, and how many are expected; 0 where the header may be a value itself."""
+        assert self._file is not None
+        name = _chosen(self._file, self._column, names, self.usual)
+        sure = name == self._column or name in self.usual
+        self._header = None if sure else name
+        return name, self._rows if sure else 0
 
     def _beside(self, shard: Shard) -> dict[str, Any]:
         """What a shard that is decoded whole holds beside the embeddings: kept for its ids, once their name was looked up."""
@@ -205,18 +238,20 @@ def _cut(values: Any) -> Iterator[Sequence[Any]]:
         yield values[lo : lo + _STEP]
 
 
-def _chosen(path: str | os.PathLike, column: str | None, names: list[str], usual: Sequence[str]) -> str:
+def _chosen(path: AnyPath, column: str | None, names: list[str], usual: Sequence[str]) -> str:
     """Which column of a separate table holds the values; InputError where none of these names does."""
     name = column or first_of(usual, names) or (names[0] if len(names) == 1 else usual[0])
     if name not in names:
-        listed = ", ".join(names) or "none"
-        raise InputError(f"{path}: has no column {name!r}{meant(name, names, f'its columns are {listed}')}")
+        listed = f"its columns are {', '.join(names) or 'none'}"
+        if column is None and names:
+            raise InputError(f"{path}: has no column {name!r}; {listed}; name one of them, such as {path}:{names[0]}")
+        raise InputError(f"{path}: has no column {name!r}{meant(name, names, listed)}")
     return name
 
 
-def _read(path: str | os.PathLike, column: str | None, usual: Sequence[str], what: str) -> Iterator[Sequence[Any]]:
-    """The ids (or `what` they are) in a separate file."""
-    suffix = os.path.splitext(place(path).name)[1].lower()
+def _read(path: AnyPath, column: str | None, usual: Sequence[str], what: str) -> Iterator[Sequence[Any]]:
+    """The ids (or `what` they are) in a separate file, other than .csv."""
+    suffix = _suffix(path)
     if suffix == ".parquet":
         table = ParquetTable(place(path))
         try:
@@ -225,11 +260,6 @@ def _read(path: str | os.PathLike, column: str | None, usual: Sequence[str], wha
             table.close()
             raise
         yield from _column(table, name)
-        return
-    if suffix == ".csv":
-        texts = csv_column(path, lambda names: _chosen(path, column, names, usual))
-        while batch := list(itertools.islice(texts, _STEP)):
-            yield batch
         return
     if suffix == ".txt":
         lines = (line.rstrip(b"\r\n") for _, _, line in rows_in_lines(path, b"\r\n"))

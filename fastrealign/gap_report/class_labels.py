@@ -15,7 +15,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import brief, described, shown
-from fastrealign.data.row_ids import IdsOf
+from fastrealign.data.row_ids import IdsOf, file_and_column
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.diagnostics.unit_rows import count_rows
@@ -86,11 +86,10 @@ def both_labels(given: Any, target: RowSource, source: RowSource) -> tuple[Label
 def _place_of(given: str | os.PathLike, side: RowSource) -> tuple[str, str | None] | None:
     """(path, column of its table); None for the name of a column of the side's own tables."""
     path = os.fspath(given)
+    file, named = file_and_column(path, LabelsOf.what)
+    if named is not None:
+        return os.fspath(file), named
     head, colon, column = path.rpartition(":")
-    if colon and column and _FILE.search(head) and not place(path).exists():
-        if not head.lower().endswith((".csv", ".parquet")):
-            raise InputError(f"{path}: only .csv and .parquet files have columns of labels; leave out ':{column}'")
-        return head, column
     if colon and column and place(head).is_file() and not place(path).exists():
         return head, column  # a file of another kind, which `LabelsOf` refuses
     if _FILE.search(path) or not isinstance(side, FileSource) or os.sep in path or place(path).exists():

@@ -97,8 +97,8 @@ def evaluate(
         nothing, is always measured. balanced and auto choose by judged pairs, of which each half of the queries needs 100 of
         text and 100 of images.
     ids : mapping of str to path or list, optional
-        Ids of the rows of "query", "text" and "image", in their order. By default those that the files hold; else those of a
-        BEIR folder's lists; else the numbers of the rows.
+        Ids of the rows of "query", "text" and "image", in their order; of a table as "table.csv:column". By default those that
+        the files hold; else those of a BEIR folder's lists; else the numbers of the rows.
     column, image_column : str, optional
         The column that holds the embeddings of queries and text (and of images, where theirs has that name and no other is
         given), and of images, where that is ambiguous.

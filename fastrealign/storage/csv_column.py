@@ -17,19 +17,27 @@ from fastrealign.storage.paths import AnyPath
 _DELIMITERS = ",;\t"
 
 
-def csv_column(path: AnyPath, choose: Callable[[list[str]], str]) -> Iterator[str]:
-    """The values of the column that `choose` takes of the names in the first line.
+def csv_column(path: AnyPath, choose: Callable[[list[str]], tuple[str, int]]) -> Iterator[str]:
+    """The values of one column, without the spaces before them.
 
-    An empty line is an empty value where there is one column, and no row where there are more; none at the end of the file.
-    InputError for what is no UTF-8 text, and for a row of another number of values than names.
+    An empty line is an empty value where there is one column, and no row where there are more. Those at the end of the file
+    count only up to the number of values that is expected. InputError for what is no UTF-8 text, for a first line that is
+    empty or names the column twice, and for a row of another number of values than names.
+
+    choose   takes the names in the first line; gives the name of the column and how many values are expected, 0 if unknown
     """
     with reading(path), io.TextIOWrapper(open_binary(path), "utf-8-sig", newline="") as file:
         try:
             header = file.readline()
             delimiter = next((one for one in _DELIMITERS if one in header), ",")
-            rows = csv.reader(itertools.chain([header], file), delimiter=delimiter)
+            rows = csv.reader(itertools.chain([header], file), delimiter=delimiter, skipinitialspace=True)
             names = [name.strip() for name in next(rows, [])]
-            at, empty = names.index(choose(names)), 0
+            if not any(names):
+                raise InputError(f"{path}: the first line is empty, expected the names of the columns")
+            name, expected = choose(names)
+            if names.count(name) > 1:
+                raise InputError(f"{path}: {names.count(name)} columns have the name {name!r}; rename all but one")
+            at, done, empty = names.index(name), 0, 0
             for row in rows:
                 if not row:
                     empty += 1
@@ -39,7 +47,12 @@ def csv_column(path: AnyPath, choose: Callable[[list[str]], str]) -> Iterator[st
                     raise InputError(f"{path}: line {rows.line_num}: {found}, but the first line names {len(names)}")
                 if len(names) == 1:
                     yield from itertools.repeat("", empty)
+                    done += empty
                 empty = 0
                 yield row[at]
+                done += 1
+            if len(names) == 1:
+                yield from itertools.repeat("", max(min(empty, expected - done), 0))
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: is not readable as .csv ({one_line(error)})") from None
+            advice = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+            raise InputError(f"{path}: is not readable as .csv ({one_line(error)}){advice}") from None

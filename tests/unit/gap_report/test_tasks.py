@@ -94,12 +94,13 @@ def test_labels_in_every_form(tmp_path, labelled, monkeypatch):
     (tmp_path / "of ids.csv").write_text(
         "\ufeffid;label\r\n\r\n" + "".join(f'"a ""{i}""\n;";{i}\r\n' for i in kinds) + "\r\n"
     )
+    (tmp_path / "spaces.csv").write_text("id, label, note\n" + "".join(f'{i}, "{i}", "a, b"\n' for i in kinds))
     (tmp_path / "tabs.csv").write_text("kind\tid\n" + "".join(f"{i}\tx,y\n" for i in kinds))
     expected = fr.report(y, x, labels=labels, methods=("realign",)).outcomes["accuracy"].methods
     forms = [
         labels.tolist(), labels.astype(np.float32), (labels, labels.astype(str)), tmp_path / "l.npy", str(tmp_path / "l.txt"),
         tmp_path / "l.json", f"{tmp_path / 'l.parquet'}:kind",
-        tmp_path / "l.csv", tmp_path / "of ids.csv", f"{tmp_path / 'tabs.csv'}:kind",
+        tmp_path / "l.csv", tmp_path / "of ids.csv", tmp_path / "spaces.csv", f"{tmp_path / 'tabs.csv'}:kind",
     ]  # fmt: skip
     for given in forms:
         found = fr.report(y, x, labels=given, methods=("realign",))
@@ -171,6 +172,16 @@ def test_rows_without_a_label_are_left_out(tmp_path, labelled):
         assert notes == [f"target: {said}", f"source: {said}"]
 
 
+@pytest.mark.parametrize("blank", [0, 1, 3])
+@pytest.mark.parametrize("after", ["", "\n", "\n\n"])
+def test_rows_without_a_label_at_the_end_of_a_csv_file(tmp_path, labelled, blank, after):
+    """Of one column, in which they are empty lines: other empty lines at the end are no rows."""
+    y, x, labels = labelled
+    (tmp_path / "l.csv").write_text("label\n" + "".join(f"{i}\n" for i in labels[: 60 - blank]) + "\n" * blank + after)
+    classes = fr.report(y, x, labels=tmp_path / "l.csv", methods=("none",)).classes
+    assert classes.train + classes.test == 60 - blank
+
+
 def test_files_of_labels_that_hold_no_list_say_what_to_do(tmp_path, labelled):
     y, x, labels = labelled
     path = tmp_path / "l.npy"
@@ -189,11 +200,23 @@ def test_files_of_labels_that_hold_no_list_say_what_to_do(tmp_path, labelled):
         fr.report(y, x, labels=tmp_path / "l.json")
     for text, given, words in (
         ("kind,id\n" + "a,1\n" * 60, "l.csv:kin", r"l\.csv: has no column 'kin', did you mean 'kind'\?"),
-        ("kinds,id\n" + "a,1\n" * 60, "l.csv", r"l\.csv: has no column 'label'; its columns are kinds, id"),
+        (
+            "kinds,id\n" + "a,1\n" * 60,
+            "l.csv",
+            r"has no column 'label'; its columns are kinds, id; name one of them, such as \S+l\.csv:kinds$",
+        ),
         ("kind,id\na,1\nb\n", "l.csv:kind", r"l\.csv: line 3: 1 value, but the first line names 2"),
-        ("a\nb\n" * 30, "l.csv", r"l\.csv: has 59 labels, expected one .*; its first line names its columns"),
-        ("", "l.csv", r"l\.csv: has no column 'label'; its columns are none"),
-        ("kind\nb\xff\n", "l.csv", r"l\.csv: is not readable as \.csv \('utf-8' codec"),
+        (
+            "a\nb\n" * 30,
+            "l.csv",
+            r"l\.csv: has 59 labels, .*; its first line, 'a', was taken as the name of its column$",
+        ),
+        ("a\nb\n" * 30 + "\n", "l.csv", r"l\.csv: has 59 labels, .*; its first line, 'a', was taken"),
+        ("label\n" + "a\n" * 59, "l.csv", r"l\.csv: has 59 labels, expected one for each of 60 rows, in their order$"),
+        ("", "l.csv", r"l\.csv: the first line is empty, expected the names of the columns$"),
+        ("\nlabel\na\n", "l.csv", r"l\.csv: the first line is empty, expected the names of the columns$"),
+        ("label,id,label\na,1,b\n", "l.csv", r"l\.csv: 2 columns have the name 'label'; rename all but one$"),
+        ("kind\nb\xff\n", "l.csv", r"l\.csv: is not readable as \.csv \('utf-8' codec.*\); save it as UTF-8$"),
         ("kind\n" + "x" * 200_000, "l.csv", r"l\.csv: is not readable as \.csv \(field larger than"),
     ):
         (tmp_path / "l.csv").write_bytes(text.encode("latin-1"))

@@ -340,6 +340,20 @@ def test_several_paths_without_a_target_are_one_source(saved, capsys, monkeypatc
         assert "one source" not in capsys.readouterr().out
 
 
+def test_shards_of_one_folder_are_not_taken_for_a_target(saved, capsys, monkeypatch):
+    """A shell lists what `raw/*.npy` matches; files of another folder may be the target."""
+    monkeypatch.chdir(saved)
+    for folder in ("raw", "img"):
+        (saved / folder).mkdir()
+        for i in range(3):
+            np.save(saved / folder / f"{i}.npy", np.load("moved.npy"))
+    main(["check", "a.safetensors", "raw/0.npy", "raw/1.npy", "raw/2.npy"])
+    said = capsys.readouterr().out
+    assert "3 paths as one source\n" in said and "the target?" not in said
+    main(["check", "a.safetensors", "raw/0.npy", "raw/1.npy", "img/2.npy"])
+    assert "3 paths as one source; is img/2.npy the target?" in capsys.readouterr().out
+
+
 def test_fit_from_on_the_command_line(saved, capsys):
     a, out = str(saved / "a.safetensors"), saved / "new.safetensors"
     words = ["fit", str(saved / "moved.npy"), "--from", a, "--decay", "0.05", "--out", str(out)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 
 import fastrealign as fr
+from fastrealign.cli import report_search
 from fastrealign.cli.main import main
+from fastrealign.data.row_ids import ID_NAMES
 from fastrealign.formats.open import open_source
 
 pytest.importorskip("matplotlib")
@@ -87,6 +91,31 @@ def test_a_page_with_json_and_the_advice_first(given, run, tmp_path):
     code, out, _ = run(*arguments, "--overwrite", "--json", "--sample", 30, "--methods", "none", "--quiet")
     value = json.loads(out)
     assert code == 0 and value["judged_queries"] == 30 and value["files"] == ["s.html", "s.json"]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_ids_of_a_column_of_a_table(given, run, suffix):
+    table = pa.table({"other": [*range(40)], "name": [f"p{i}" for i in range(40)]})
+    (pc.write_csv if suffix == "csv" else pq.write_table)(table, f"dids.{suffix}")
+    words = ("--queries", "queries.npy", "--images", "images.npy", "--qrels", "judged.csv", "--overwrite", "--ids")
+    code, out, _ = run(*words, f"image=dids.{suffix}:name", "--out", "s.html")
+    assert code == 0 and "40 judged queries of 40" in out
+    code, _, err = run(*words, f"image=dids.{suffix}", "--out", "s.html")
+    said = (
+        f"dids.{suffix}: has no column 'id'; its columns are other, name; name one of them, such as dids.{suffix}:other"
+    )
+    assert code == 2 and said in err
+    code, _, err = run(*words, "image=ids.txt:name", "--out", "s.html")
+    assert code == 2 and "ids.txt:name: only .csv and .parquet files have columns of ids; leave out ':name'" in err
+
+
+def test_help_names_the_columns_of_ids(run):
+    parser = argparse.ArgumentParser()
+    report_search.add_search_options(parser)
+    (ids,) = (action for action in parser._actions if action.dest == "ids")
+    for name in (*ID_NAMES, "FILE:COLUMN"):
+        assert re.search(rf"(?<!\w){name}(?!\w)", ids.help)
 
 
 @pytest.mark.usefixtures("undrawn")
