@@ -214,8 +214,13 @@ def test_rows_of_one_look_may_come_from_two_devices(torch, fitted):
     for measure in (None, LeftGap(fitted)):
         first = FirstRows("x", 512, measure)
         with FakeTensorMode():
-            for device in ("cuda:0", "cuda:1", "cpu"):
-                assert not first.look(torch.ones(4, D, device=device), 4)
+            try:
+                for device in ("cuda:0", "cuda:1", "cpu"):
+                    assert not first.look(torch.ones(4, D, device=device), 4)
+            except RuntimeError as error:
+                if "driver version is insufficient" not in str(error):
+                    raise
+                pytest.skip("fake tensors of CUDA ask torch 2.6 for a driver")
 
 
 def test_few_rows_after_each_switch_add_up(torch, sides, fitted):
