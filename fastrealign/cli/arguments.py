@@ -30,6 +30,7 @@ COLUMN = "parquet column, pickle key or tensor that holds the embeddings, where 
 JSON = "print one JSON object instead of text"
 LOG_JSON = "progress, warnings and errors on stderr as one JSON object a line"
 _HELP = options.HELP | FIT_HELP
+_BAD_ROWS_READ = "rows with NaN, Inf or only zeros: error stops and names the first, skip and keep leave them out"
 
 
 def add_option(
@@ -83,8 +84,10 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--target-column", metavar="NAME")
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    add_option(parser, "--bad-rows", type=small, choices=BAD_ROWS, default="error")
+def add_reading_options(parser: argparse.ArgumentParser, *, writes: bool = False) -> None:
+    """writes: the command writes the rows that it reads."""
+    texts = _HELP if writes else {"bad_rows": _BAD_ROWS_READ}
+    add_option(parser, "--bad-rows", texts=texts, type=small, choices=BAD_ROWS, default="error")
     add_option(parser, "--threads", type=positive, metavar="N")
 
 
@@ -95,7 +98,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--dtype", type=dtype, choices=DTYPES)
-    add_reading_options(parser)
+    add_reading_options(parser, writes=True)
     add_device_options(parser)
     add_option(parser, "--bad-shards", type=small, choices=BAD_SHARDS, default="error")
     again = parser.add_mutually_exclusive_group()

@@ -21,7 +21,8 @@ Exits 0 if the alignment holds and 3 if it does not; 2 for input that cannot be
 used, such as a row without a direction (NaN, Inf, zeros) in what it read, and 1
 if something failed. It reads a sample, drawn by --seed, as large as the answer
 needs, and says what share of the rows that is: a bad row elsewhere goes unseen.
-With --bad-rows skip none decides the exit code. apply reads every row.
+With --bad-rows skip, bad rows are left out and do not change the exit code.
+apply reads every row.
 
 examples:
   fastrealign check text2image.safetensors new_text/

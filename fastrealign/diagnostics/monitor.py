@@ -22,7 +22,7 @@ from fastrealign.core.checks import whole
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.libraries import transformers
 from fastrealign.core.optional import optional
-from fastrealign.core.text import described
+from fastrealign.core.text import described, one_line
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompose, fixed_frame, is_orthonormal
@@ -144,7 +144,8 @@ class GapMonitor:
         BadRowsError
             A row with a NaN or Inf, or of zeros.
         FastRealignError
-            The log cannot be written, or another process has written to it. The records stay as they were.
+            The log cannot be written, or another process has written to it: the records stay as they were. Or the file of the
+            frame cannot be replaced: the record is in `records` and in the log.
         """
         step = whole("step", step, 0)
         x, y, difference = self._statistics(text, image)
@@ -161,14 +162,18 @@ class GapMonitor:
             reading = read_gradients(frame, replace(now, rank=frame.rank), gradients, difference)
             record = replace(record, gradient=reading)
         if self._log is not None:
-            self._append(self._log, record, now if fixes else None)
-        self.records, self.frame = [*earlier, record], fixed
+            self._append(self._log, [*earlier, record], fixed, fixes)
+        else:
+            self.records, self.frame = [*earlier, record], fixed
         if self.report is not None:
             self.report(record.scalars())
         return record
 
-    def _append(self, log: Path, record: GapRecord, frame: Frame | None) -> None:
-        """Add a line to the log, and save the frame if it is fixed now. Nothing is written if the log has changed."""
+    def _append(self, log: Path, records: list[GapRecord], frame: Frame | None, fixes: bool) -> None:
+        """Add the last of these records to the log, take them, and save the frame if it is fixed now.
+
+        Nothing is written if the log has changed.
+        """
         with open_briefly(log, "another log") as lines:
             if lines.size > self._size and b"\n" not in lines.text()[self._size :]:
                 lines.cut(self._size)  # part of a line, which could not be removed when writing it failed
@@ -177,13 +182,20 @@ class GapMonitor:
                     f"{log}: has changed since this monitor wrote to it, as by another process; let one process measure, or "
                     "give each a log of its own"
                 )
-            if frame is not None:
+            if frame is not None and fixes:
                 about = {"kind": "frame", "rank": frame.rank, "energy": frame.energy}
                 save_tensors(_new_frame_file(log), {"basis": frame.basis}, about)
-            lines.append(sealed(json.dumps(record.to_json(), allow_nan=False).encode()) + b"\n")
-            self._size = lines.size
-            if frame is not None:
-                _new_frame_file(log).replace(_frame_file(log))
+            lines.append(sealed(json.dumps(records[-1].to_json(), allow_nan=False).encode()) + b"\n")
+            self._size, self.records, self.frame = lines.size, records, frame
+            if fixes:
+                new, path = _new_frame_file(log), _frame_file(log)
+                try:
+                    new.replace(path)
+                except OSError as error:
+                    raise FastRealignError(
+                        f"{path}: could not be written: {error.strerror or one_line(error)}; the record is in the log and its "
+                        f"frame in {new.name}, from which the next monitor with this log continues"
+                    ) from error
 
     def to_json(self) -> list[dict[str, Any]]:
         """All records as plain values."""

@@ -6,6 +6,7 @@ Then such a side is cut in two, methods are fitted on one half, and all that the
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from fastrealign.gap_report.copies import copies_of, halves, independent, number
 from fastrealign.gap_report.outcomes import LEAST
 from fastrealign.gap_report.row_lengths import row_lengths
 from fastrealign.methods.fit_options import check_method
+from fastrealign.storage.paths import is_path
 
 # Neighbours of the mixing rate, as in arXiv 2602.07026: each side needs more rows than that.
 MIXING_K = 20
@@ -194,9 +196,13 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     labels = None
     notes = [*(str(warning.message) for warning in caught), *usable.notes]
     if options.bad_rows == "skip":
+        looked: list[tuple[Any, Any]] = [(target, source)]
         for name, of_domain in domains.items():
-            left_out_there = [note for side in of_domain if (note := _looked_at(side, progress)[1])]
-            notes += [f"domain {shown(name)}: {note}" for note in left_out_there]
+            named = options.domains[name][::-1]
+            for at, side in enumerate(of_domain):
+                if not any(_same(named[at], one[at]) for one in looked) and (note := _looked_at(side, progress)[1]):
+                    notes.append(f"domain {shown(name)}: {note}")
+            looked.append(named)
     if drawn:
         names, codes = coded(*drawn)
         (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in parts)
@@ -334,6 +340,11 @@ def _looked_at(side: RowSource, progress: Progress) -> tuple[np.ndarray, str]:
         return good, ""
     out = count_rows(side) - len(good)
     return good, f"{side.name}: {count(out, 'row')} of {count_rows(side):,} left out, the first: {first_bad}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether rows that the user named are the same: one object, or one path."""
+    return one is other or (is_path(one) and is_path(other) and os.fspath(one) == os.fspath(other))
 
 
 def _check_rows(side: RowSource, rows: int) -> None:

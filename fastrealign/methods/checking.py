@@ -13,7 +13,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.formatting import count, listing, percent
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import UNIT
-from fastrealign.core.wording import either
+from fastrealign.core.wording import either, option
 from fastrealign.data.cluster_sampling import Spread, measure_spread
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.row_source import RowsLike
@@ -212,11 +212,12 @@ def _look(
         try:
             side = read_side(sample, f"reading the {name}", options)
         except BadRowsError as error:
-            if not sample.whole:
-                raise BadRowsError(
-                    f"{error}; it is of a sample, {_read(sample.rows, sample.of)}: others may hold more"
-                ) from None
-            raise
+            if not error.row:
+                raise
+            of = "" if sample.whole else f"; it is of a sample, {_read(sample.rows, sample.of)}: others may hold more"
+            raise BadRowsError(
+                f"{error.row}; fix it, or leave such rows out ({option('bad_rows', 'skip')}){of}"
+            ) from None
         if side.count < 2:
             raise InputError(f"{sample.name}: {count(side.count, 'row')}, expected at least 2 to check an alignment on")
         spread = measure_spread(sample, UNIT, f"spread of the {name}", options.later)

@@ -16,10 +16,11 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.formatting import count, listed
 from fastrealign.core.optional import optional
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.text import described, meant
+from fastrealign.core.text import described, meant, redacted
 from fastrealign.core.wording import option
 from fastrealign.data.id_index import RowNumbers
 from fastrealign.data.row_source import RowsLike
+from fastrealign.data.sources import FileSource
 from fastrealign.diagnostics.unit_rows import unit_blocks
 from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.fit_options import BLOCKWISE, own_name
@@ -158,11 +159,19 @@ def evaluate(
     try:
         return _measure(sides, judged, (names, compared), take, (seed, progress))
     except BadRowsError as error:
-        if qrels is None or not any(isinstance(side.ids, RowNumbers) for side in sides.values()):
+        numbered = [side for side in sides.values() if isinstance(side.ids, RowNumbers)]
+        if qrels is None or not any(_names_a_row_of(side, str(error)) for side in numbered):
             raise
         raise BadRowsError(
             f"{error}; rows without ids are judged by their numbers, which shift: name ids first ({option('ids')})"
         ) from None
+
+
+def _names_a_row_of(side: Rows, message: str) -> bool:
+    """Whether a message begins with the name of a row of this side."""
+    source = side.source
+    names = [redacted(one.path) for one in source.files.shards] if isinstance(source, FileSource) else [source.name]
+    return any(message.startswith(f"{name}: row ") for name in names)
 
 
 def _checked_methods(methods: Sequence[str]) -> list[str]:

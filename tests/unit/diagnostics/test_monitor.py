@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -477,6 +478,30 @@ def test_killed_while_the_frame_is_fixed(stream, tmp_path, monkeypatch, earlier,
     resumed = GapMonitor(energy=0.8, log=log)
     assert resumed.records == whole.records
     np.testing.assert_array_equal(resumed.frame.basis, whole.frame.basis)
+
+
+def test_the_frame_cannot_get_its_name(stream, tmp_path, monkeypatch):
+    """The record is in the log by then: the monitor has it, too, and the next one ends what was begun."""
+    log = tmp_path / "gap.jsonl"
+    monitor = GapMonitor(energy=0.8, log=log)
+
+    def refused(self, target):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch, pytest.raises(FastRealignError) as caught:
+        patch.setattr(type(log), "replace", refused)
+        monitor.measure(0, *stream(0))
+    assert re.search(
+        r"gap\.jsonl\.frame\.safetensors: could not be written: Permission denied; .*the log", str(caught.value)
+    )
+    assert "\n" not in str(caught.value)
+    assert len(monitor.records) == 1 and monitor.records == D.read_log(log) and monitor.frame is not None
+    monitor.measure(1, *stream(1))
+    again, whole = GapMonitor(energy=0.8, log=log), GapMonitor(energy=0.8)
+    for step in range(2):
+        whole.measure(step, *stream(step))
+    assert again.records == monitor.records == whole.records
+    np.testing.assert_array_equal(again.frame.basis, whole.frame.basis)
 
 
 def test_two_monitors_do_not_write_one_log(stream, tmp_path):

@@ -173,15 +173,18 @@ def test_rows_without_a_direction_are_left_out_as_the_error_advises(tmp_path, fe
     ]
     words += ["--out", tmp_path / "r.html", "--pairs"]
     words += ["--labels", labels, "--by-length", lengths, "--methods", "realign"]
-    words += ["--domain", "other", tmp_path / "text.npy", tmp_path / "image.npy"]
+    np.save(tmp_path / "others.npy", np.where(np.arange(240)[:, None] == 9, np.nan, sides["image"]))
+    words += ["--domain", "same", tmp_path / "text.npy", tmp_path / "image.npy"]
+    words += ["--domain", "other", tmp_path / "text.npy", tmp_path / "others.npy"]
     code, _, err = run(*words)
     [advice] = re.findall(r": row 7 is all zeros; fix it, or leave such rows out of the report \((.*)\)$", err.strip())
     assert code == 2 and advice == "--bad-rows skip"
     code, out, _ = run(*words, *advice.split())
     assert code == 0 and "237 source rows, 237 target rows" in out and "of 2 classes" in out
-    note = "text.npy: 2 rows of 240 left out, the first: text.npy: row 3 has a NaN"
-    for where in ("note: ", "note: domain other: "):
-        assert f"{where}{note}" in out.replace(f"{tmp_path}/", "")
+    said = out.replace(f"{tmp_path}/", "")
+    assert "note: text.npy: 2 rows of 240 left out, the first: text.npy: row 3 has a NaN" in said
+    assert "note: domain other: others.npy: 2 rows of 240 left out, the first: others.npy: row 7 is all zeros" in said
+    assert "domain same: " not in said and said.count("text.npy: 2 rows of 240") == 1  # a side is looked at once
     good = np.setdiff1d(np.arange(240), [3, 7, 50])
     kept = fr.report(*(rows[good] for rows in sides.values()), pairs=True, methods=["realign"])
     skipped = fr.report(*sides.values(), pairs=True, methods=["realign"], bad_rows="skip")

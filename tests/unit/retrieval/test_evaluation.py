@@ -258,7 +258,7 @@ def test_a_method_that_chooses_by_pairs_is_measured_on_others(world, monkeypatch
         evaluate(world["queries"][:75], images=world["images"], pairs=True, methods=["auto"])
 
 
-def test_a_document_without_a_direction_is_named(world):
+def test_a_document_without_a_direction_is_named(world, tmp_path):
     images = world["images"] * (np.arange(75) != 3)[:, None]
     with pytest.raises(fr.BadRowsError, match="images: row 3 is all zeros; leave such rows out") as caught:
         evaluate(**{**world, "images": images})
@@ -268,6 +268,14 @@ def test_a_document_without_a_direction_is_named(world):
         fr.BadRowsError, match=r"images: row 3 .*; rows without ids are judged by their numbers, which shift"
     ):
         evaluate(**{**world, "images": images, **by_number})
+    for role, rows, shifts in (("query", 150, True), ("image", 75, False)):
+        given = {"ids": {role: [str(i) for i in range(rows)]}, "qrels": by_number["qrels"]}
+        with pytest.raises(fr.BadRowsError, match="images: row 3") as caught:
+            evaluate(**{**world, "images": images, **given})
+        assert ("which shift" in str(caught.value)) is shifts
+    np.save(tmp_path / "i.npy", images)
+    with pytest.raises(fr.BadRowsError, match=r"i\.npy: row 3 .*, which shift"):
+        evaluate(**{**world, "images": tmp_path / "i.npy", **by_number})
 
 
 def test_nothing_is_better_without_a_difference():
