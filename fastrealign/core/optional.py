@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -58,12 +59,14 @@ class Lazy:
 
     def __init__(self, module: str, extra: str | None = None, what: str = "") -> None:
         self._given = module, extra, what
-        self._module: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        if self._module is None:
-            if name.startswith("__"):  # asked by tools that look at modules
-                raise AttributeError(name)
-            module, extra, what = self._given
-            self._module = import_module(module) if extra is None else optional(module, extra, what)
-        return getattr(self._module, name)
+        if "_given" not in vars(self):  # a name that the module itself looks up
+            return getattr(sys.modules[self.__name__], name)
+        if name.startswith("__"):  # asked by tools that look at modules
+            raise AttributeError(name)
+        module, extra, what = self._given
+        imported = import_module(module) if extra is None else optional(module, extra, what)
+        # From now on the names of the module are found without this method, which would take longer than some calls.
+        self.__dict__ = vars(imported)
+        return getattr(imported, name)

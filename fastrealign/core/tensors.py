@@ -37,7 +37,7 @@ def is_wrapped(x: torch.Tensor) -> bool:
     """Whether x is an argument within a transform of torch.func (vmap, grad, jacrev, ...)."""
     # Nothing public says so: type, layout and device are those of the tensor inside. Printing a tensor asks this, in torch 2.6
     # as in 2.14.
-    return sys.modules["torch"]._C._functorch.is_functorch_wrapped_tensor(x)
+    return torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def plain(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -63,7 +63,6 @@ def plain(x: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def _plain(x: torch.Tensor, name: str) -> torch.Tensor:
-    torch = sys.modules["torch"]  # quicker than Lazy, for every call asks
     if x.layout != torch.strided:
         raise InputError(f"{name}: a tensor of layout {x.layout}, expected a dense one; pass x.to_dense()")
     if x.is_quantized:
@@ -80,7 +79,6 @@ def view_of(x: torch.Tensor, name: str) -> np.ndarray:
     """A NumPy view of a tensor that `plain` returned. Raises InputError for a device or an element type that NumPy lacks."""
     if not x.is_cpu:
         raise InputError(f"{name}: a tensor on {x.device}, expected one on the CPU; move it with .cpu()")
-    torch = sys.modules["torch"]
     if x.dtype == torch.bfloat16:
         return x.view(torch.int16).numpy().view(BFLOAT16)
     try:

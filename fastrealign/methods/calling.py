@@ -132,9 +132,9 @@ class MapsRows(Saved):
             raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")
         taken = take(x)
         x = taken.rows
-        single = x.ndim == 1
+        tensor, single = is_tensor(x), x.ndim == 1
         rows = taken_rows(x[None] if single else x, given=given)
-        if is_tensor(rows) and on_device(rows):
+        if is_tensor(rows):  # on a device
             choose(rows.device.type, rows.device.index or 0, backend)  # before torch allocates there, or noise is drawn
         self.check_width(rows.shape[1])
         if single and bad_rows == "skip":
@@ -150,14 +150,13 @@ class MapsRows(Saved):
         if len(rows) >= ENOUGH and isinstance(between := getattr(self, "between_means", None), BetweenMeans):
             between.check_call(rows)
         shape = len(rows), self.dim_out
-        tensor = is_tensor(x)
         if out is not None:
             result = out[None] if single and hasattr(out, "ndim") and out.ndim == 1 else out
             if dtype is not None and as_dtype(dtype) != as_dtype(result.dtype):
                 raise InputError(f"dtype={dtype} and an out of type {result.dtype} contradict each other")
             if bad_rows == "skip":
                 raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
-            view = checked_output(result) if on_device(rows) and is_tensor(result) else as_output(result)
+            view = checked_output(result) if is_tensor(rows) and is_tensor(result) else as_output(result)
         elif tensor:
             kind = x.dtype if dtype is None else getattr(torch, as_dtype(dtype).name)
             result, view = _made_like(given, x, shape, kind)
@@ -212,8 +211,8 @@ def _made_like(given: Any, x: torch.Tensor, shape: tuple[int, int], kind: torch.
     if type(given) is not type(x) and is_tensor(given):
         # A subclass decides itself what an operation on it gives.
         with suppress(Exception):
-            made = given.new_empty(tuple(shape), dtype=kind)
-            if is_tensor(made) and made.shape == tuple(shape) and made.dtype == kind:
+            made = given.new_empty(shape, dtype=kind)
+            if is_tensor(made) and made.shape == shape and made.dtype == kind:
                 return made, checked_output(made) if on_device(x) else as_output(made)
-    made = in_large_pages(x.new_empty(tuple(shape), dtype=kind))
-    return made, made if on_device(x) else view_of(made, "out")
+    made = in_large_pages(x.new_empty(shape, dtype=kind))
+    return made, view_of(made, "out") if made.is_cpu else made
