@@ -31,7 +31,7 @@ def add(command: Command) -> None:
     parser.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=arguments.TARGET)
     arguments.add_out_folder(parser)
     arguments.add_columns(parser)
-    arguments.add_fit_options(parser)
+    arguments.add_fit_options(parser, seed_of="the sample of --tol, and of the noise of --noise and of c3")
     arguments.add_noise(parser)
     arguments.add_run_options(parser)
     add_config(parser)

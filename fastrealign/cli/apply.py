@@ -7,7 +7,7 @@ import argparse
 import fastrealign as fr
 from fastrealign.cli.arguments import (
     COLUMN,
-    SOURCE,
+    FORMS,
     add_noise,
     add_option,
     add_out_folder,
@@ -42,7 +42,8 @@ def add(command: Command) -> None:
         metavar="ALIGNMENT",
         help="what fit or map saved, alignment.safetensors in align's output, or hf://ORG/NAME",
     )
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
+    text = f"embeddings of the side or role that ALIGNMENT maps: {FORMS}"
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=text)
     add_out_folder(parser)
     parser.add_argument(
         "--role", metavar="NAME", help="with a file of roles (fastrealign.fit_roles): the role of SOURCE"

@@ -22,14 +22,22 @@ if TYPE_CHECKING:
     from fastrealign.storage.paths import Place
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-SOURCE = (
-    "text embeddings: a folder of shards, a file, a quoted glob, or several files; paths or URLs (s3://, https://, ...)"
-)
+FORMS = "a folder of shards, a file, a quoted glob, or several files; paths or URLs (s3://, https://, ...)"
+SOURCE = f"text embeddings: {FORMS}"
 TARGET = "image embeddings of the same encoder pair, in the same forms"
 COLUMN = "parquet column, pickle key or tensor that holds the embeddings, where that is ambiguous"
 JSON = "print one JSON object instead of text"
 LOG_JSON = "progress, warnings and errors on stderr as one JSON object a line"
-_HELP = options.HELP | FIT_HELP
+# Where the text of the Python keyword would not do: it names keywords, or values of other types.
+_HELP = (
+    options.HELP
+    | FIT_HELP
+    | {
+        "max_memory": "what all buffers together may take, such as 200MB or 2GiB; decoding a format needs more",
+        "tol": "fit on a random sample of files, just large enough that the true gap over all rows is at most the gap left "
+        "that is reported plus GAP, for example 1e-3",
+    }
+)
 _BAD_ROWS_READ = "rows with NaN, Inf or only zeros: error stops and names the first, skip and keep leave them out"
 
 
@@ -52,13 +60,13 @@ def add_centroid(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--centroid", type=small, choices=CENTROIDS)
 
 
-def add_fit_options(parser: argparse.ArgumentParser) -> None:
+def add_fit_options(parser: argparse.ArgumentParser, seed_of: str) -> None:
     add_option(parser, "--method", metavar="NAME")
     add_centroid(parser)
     how = parser.add_mutually_exclusive_group()
     add_option(how, "--one-pass", action="store_true")
     add_option(how, "--tol", type=float, metavar="GAP")
-    add_sampling_options(parser)
+    add_sampling_options(parser, seed_of)
 
 
 def add_noise(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +82,10 @@ def check_noise(args: argparse.Namespace, method: str) -> None:
         )
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+def add_sampling_options(parser: argparse.ArgumentParser, seed_of: str) -> None:
+    """seed_of: what the command draws at random."""
     add_option(parser, "--confidence", type=float, usual=0.95, metavar="P")
-    add_option(parser, "--seed", type=seed, usual=0, metavar="N")
+    add_option(parser, "--seed", texts={"seed": f"seed of {seed_of}"}, type=seed, usual=0, metavar="N")
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:

@@ -49,7 +49,7 @@ def add(command: Command) -> None:
     parser.add_argument("--role", metavar="NAME", help="with a file of roles: check the alignment of this role")
     text = "the largest gap that it may leave (default: a tenth of the gap that it was fitted to close)"
     parser.add_argument("--tol", type=float, metavar="GAP", help=text)
-    arguments.add_sampling_options(parser)
+    arguments.add_sampling_options(parser, seed_of="the sample")
     arguments.add_columns(parser)
     arguments.add_reading_options(parser)
     arguments.add_output_options(parser)

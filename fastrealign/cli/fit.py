@@ -34,7 +34,7 @@ def add(command: Command) -> None:
     parser.add_argument(
         "-o", "--out", required=True, metavar="FILE", help="where to save it, for example text2image.safetensors"
     )
-    arguments.add_fit_options(parser)
+    arguments.add_fit_options(parser, seed_of="the sample of --tol, and of the noise of c3")
     parser.add_argument(
         "--from", dest="old", metavar="ALIGNMENT", help="update this alignment with SOURCE (and TARGET) instead"
     )

@@ -13,9 +13,10 @@ from fastrealign.data import options
 
 _MORE = """\
 STORE is a FAISS index file, a LanceDB folder or table (x.lance), a Qdrant folder
-or URL, or a postgresql:// URL. The old vectors stay. Run the same command again
-after an interrupt, a kill, or when rows were added or changed: it writes only
-those. A FAISS index is written whole, to a file of its own.
+or URL, or a postgresql:// URL. The old vectors stay unless --drop-old is given.
+Run the same command again after an interrupt, a kill, or when rows were added
+or changed: it writes only those. A FAISS index is written whole, to a file of
+its own.
 
 examples:
   fastrealign index wiki.faiss --roles roles.safetensors --role image

@@ -31,7 +31,8 @@ from fastrealign.methods.fit_options import own_name
 
 _MORE = """\
 Takes a minute for 100,000 rows of width 768 on each side, on two cores. Needs
-matplotlib.
+matplotlib: pip install 'fastrealign[report]'; for --labels the extra [sklearn],
+for --search the extra [search].
 
 examples:
   fastrealign report --source text_emb/ --target img_emb/ --out report.html
@@ -65,7 +66,7 @@ def add(command: Command) -> None:
     )
     parser.add_argument("--by-length", metavar="CAPTIONS", help=text)
     text = (
-        f"methods to compare with doing nothing, separated by commas: of {', '.join(KNOWN[1:])} (default: "
+        f"methods to compare with doing nothing, separated by commas: of {', '.join(KNOWN)} (default: "
         f"{','.join(METHODS)}); with --search those of fit_roles, centred, balanced and auto too (default: "
         "none,realign,centred)"
     )

@@ -63,8 +63,8 @@ class ReadOptions:
 
     column: str | None = option(
         None,
-        "parquet column, pickle key or tensor that holds the embeddings of the source, where that is ambiguous; also of the "
-        "target, if that is in other files, which have it",
+        "parquet column, pickle key or tensor that holds the embeddings of the source, where that is ambiguous; the target's "
+        "files are read by the same name if they have it",
     )
     target_column: str | None = option(
         None,
@@ -93,13 +93,15 @@ class ReadOptions:
 class Compute:
     """What computes: CPU threads, GPUs, memory; `workers` follows from these."""
 
-    threads: int | None = option(None, "CPU threads; by default one per core, or four per GPU")
+    threads: int | None = option(None, "CPU threads; by default one per core")
     devices: Sequence[int | str] | None = option(
-        None, "GPUs to compute on, by their numbers, or torch device names; by default the CPU computes"
+        None,
+        "GPUs to compute on, by their numbers, or torch device names, by default with four CPU threads each; by default the "
+        "CPU computes",
     )
     max_memory: int | None = option(
         None,
-        "bytes that all buffers together may take (on the command line also 200MB, 2GiB); decoding a format needs more",
+        "bytes that all buffers together may take; decoding a format needs more",
     )
     workers: Workers = field(init=False)
 
@@ -138,13 +140,11 @@ class NoiseOptions:
 
     noise: float = option(
         0.0,
-        "length of Gaussian noise added to every mapped row, which is then normalised again: N(0, (noise/sqrt(d))^2 I), "
-        "so 1 is the length of a row (root mean square); 0 adds none; c3 has noise of its own, of length 0.5, unless this is "
-        "above 0 (without noise c3 is anchor)",
+        "length of the Gaussian noise added to every mapped row, which is then normalised again; 1 is the length of a row",
     )
     seed: int = option(
         0,
-        "seed of this noise: a row's noise depends on it and on the number of the row; c3's own keeps the seed of its fit",
+        "seed of this noise: a row's noise depends on it and on the number of the row",
     )
 
     def __post_init__(self) -> None:

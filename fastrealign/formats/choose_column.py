@@ -56,12 +56,13 @@ class Wanted:
 
     column     their name, as the user gave it
     side       "source" or "target" of an alignment, where the names in one file distinguish text and images
-    elsewhere  the name that the user gave for the other side. A file that has it is read by it, unless its words name the
-               other side and another name there has the words of this one
+    elsewhere  the name that the user gave for the other side, used where `column` is None and the file has it. With --column
+               vector a target that has a column "vector" is read by it. With --column text_emb it is not if it also has
+               img_emb: "text" names the source, and img_emb the target
     keyword    the option that names them, for messages
     command    how they are named on the command line, where that is no option of this name
-    alone      whether `column` is of these files alone: files without names are then an error. A name for several sides may be
-               of another one
+    alone      whether `column` is of these files alone: files without names are then an error. --target-column with a .npy
+               target is refused; --column is not, where the source is .npy and the target, which has the column, is parquet
     """
 
     column: str | None = None

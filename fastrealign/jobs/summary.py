@@ -193,6 +193,14 @@ def sampling_lines(sampling: Sampling | None) -> list[str]:
     """How the fit was sampled, and the size of its error."""
     if sampling is None:
         return []
+    if sampling.how == "certified" and (sampling.rows_source, sampling.rows_target) == (
+        sampling.of_source,
+        sampling.of_target,
+    ):
+        return [
+            f"  certified      exact: every row was read, {sampling.rows_source:,} of the source and "
+            f"{sampling.rows_target:,} of the target"
+        ]
     if sampling.how == "certified":
         return [
             f"  certified      the gap left is certain to {sampling.bound:.2g} at {sampling.confidence:.0%}, from "

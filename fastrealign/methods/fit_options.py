@@ -47,11 +47,11 @@ class FitOptions:
     )
     tol: float | None = option(
         None,
-        "fit on a random sample of files or arrays, just large enough that the centroid of all aligned rows lies within "
-        "gap_left + tol of the target's, for example 1e-3",
+        "fit on a random sample of files or arrays, just large enough that the gap left over all rows is at most the gap left "
+        "that is reported plus tol, for example 1e-3",
     )
     confidence: float = option(0.95, "probability with which a bound from a sample holds")
-    seed: int = option(0, "seed of the sample, and of noise, where there is one")
+    seed: int = option(0, "seed of the sample that tol draws, and of noise")
     more: Mapping[str, Any] = field(default_factory=dict)  # further options of a method other than ReAlign
 
     def __post_init__(self) -> None:

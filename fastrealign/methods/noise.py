@@ -1,4 +1,4 @@
-"""The noise of C3: standard normal numbers that depend on the seed and the number of the row alone."""
+"""The noise of C3 and of `noise=`: standard normal numbers that depend on the seed and the number of the row alone."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class DemoResult:
     def _rankings(self) -> list[str]:
         lines = [
             "Best of all held-out pictures for a title, by their own titles (* its own picture)",
-            f"Chosen since it is among the {BEST} best before or after: of {self.finding} of {self.pairs:,} titles it is.",
+            f"Shown: titles whose own picture is among the {BEST} best before or after ({self.finding} of {self.pairs:,}).",
         ]
         for one in self.rankings[:TERMINAL]:
             lines.append(f"  “{printable(one.query)}”")

@@ -43,6 +43,15 @@ def test_help_of_every_command_fits_the_terminal(columns, monkeypatch):
     assert broken > (20 if columns == 40 else 0)
 
 
+def test_options_are_told_of_by_what_their_own_command_has():
+    """Commands share texts: each names options that its command has, and GPUs where it computes on them."""
+    for parser in _parsers(parser_of(COMMANDS)):
+        own = set(parser._option_string_actions)
+        for action in parser._actions:
+            assert set(re.findall(r"--[a-z][a-z-]+", action.help or "")) <= own, (parser.prog, action.dest)
+            assert "GPU" not in (action.help or "") or own & {"--devices", "--device"}, (parser.prog, action.dest)
+
+
 def test_text_that_fits_is_kept_and_quoted_words_stay_whole():
     text = "One\ntwo.\n\nexamples:\n  fastrealign align 'a folder/*.npy' --out b/"
     assert fitted(text, 80) == text

@@ -52,6 +52,17 @@ def test_the_gap_left_is_that_of_the_rows_written(tmp_path):
     assert report.gap_left < 0.1 * report.gap_before
 
 
+def test_a_sample_of_all_rows_is_said_to_be_exact(tmp_path):
+    text, image = tmp_path / "text.npy", tmp_path / "image.npy"
+    np.save(text, corpus.rows(30_000, 1) + 1.0)
+    np.save(image, corpus.rows(20_000, 2) - 1.0)
+    whole, part = (str(fr.align(text, image, tmp_path / f"{tol}", tol=tol)) for tol in (1e-9, 0.5))
+    assert (
+        "exact: every row was read, 30,000 of the source and 20,000 of the target" in whole and "certain" not in whole
+    )
+    assert "the gap left is certain to " in part and "exact:" not in part
+
+
 def test_the_exact_centroid_leaves_no_gap(tmp_path):
     text, image = corpus.two_sides(tmp_path)
     assert fr.align(text, image, tmp_path / "paper").gap_left > 1e-6
