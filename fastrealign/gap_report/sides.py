@@ -28,7 +28,7 @@ from fastrealign.diagnostics import covariance
 from fastrealign.diagnostics.second_moments import FLOOR
 from fastrealign.diagnostics.unit_rows import count_rows, draw, good_rows, open_sides, pick, unit_blocks
 from fastrealign.gap_report.by_length import binned
-from fastrealign.gap_report.class_labels import ValuesLike, both_labels, coded, left_out, side_labels
+from fastrealign.gap_report.class_labels import SideLabels, ValuesLike, both_labels, coded, left_out, side_labels
 from fastrealign.gap_report.copies import copies_of, halves, independent, numbered, things
 from fastrealign.gap_report.outcomes import LEAST
 from fastrealign.gap_report.row_lengths import row_lengths
@@ -43,6 +43,9 @@ FEW = 10
 PAIRS = 20_000
 # Which rows of a side.
 Rows = np.ndarray | slice
+# (target, source): opened, and drawn in memory.
+Opened = tuple[RowSource, RowSource]
+Drawn = tuple[ArraySource, ArraySource]
 # The name of the domain of source and target.
 OWN = "these rows"
 
@@ -90,7 +93,7 @@ class ReportOptions:
         if OWN in self.domains:
             raise InputError(f"a domain named {OWN!r}, as the report calls source and target; choose another name")
 
-    def open(self, source: RowsLike, target: RowsLike) -> tuple[RowSource, RowSource]:
+    def open(self, source: RowsLike, target: RowsLike) -> Opened:
         """(target, source) of rows that the user named."""
         return open_both(source, target, self.column, self.target_column)[::-1]
 
@@ -139,15 +142,15 @@ class Sides:
     lengths  of the captions of the source rows drawn
     """
 
-    given: tuple[RowSource, RowSource]
+    given: Opened
     of: tuple[int, int]
-    drawn: tuple[ArraySource, ArraySource]
+    drawn: Drawn
     x: ArraySource
     y: ArraySource
-    to_fit: tuple[ArraySource, ArraySource]
-    pairs: tuple[ArraySource, ArraySource] | None
+    to_fit: Drawn
+    pairs: Drawn | None
     pairs_of: int
-    domains: dict[str, tuple[RowSource, RowSource]]
+    domains: dict[str, Opened]
     labels: Labels | None
     notes: tuple[str, ...]
     numbers: tuple[np.ndarray, np.ndarray]
@@ -163,106 +166,128 @@ class Sides:
 
 def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, progress: Progress) -> Sides:
     """Open everything before any of it is read, then draw the rows. InputError for sides that do not fit each other."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", FitWarning)
-        given = options.open(source, target)
-    for warning in caught:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    open_sides(*given, "the gap between pairs" if options.pairs is True else None)
-    d = given[0].d
-    of_pairs = None
-    if isinstance(options.pairs, tuple):
-        of_pairs = open_sides(*options.open(*options.pairs), "the gap between pairs")
-        _check_width(of_pairs, d, "the pairs are")
-    domains = {}
-    for name, named in options.domains.items():
-        domains[name] = open_sides(*options.open(*named))
-        _check_width(domains[name], d, f"domain {name}: rows are")
-    for side in given:
-        _check_rows(side, count_rows(side))
-    named_labels = None if options.labels is None else both_labels(options.labels, *given)
+    given, of_pairs, domains, notes = _open(source, target, options)
+    labels_of = None if options.labels is None else both_labels(options.labels, *given)
     lengths = None if options.by_length is None else row_lengths(options.by_length, given[1], progress)
     usable = _usable(given, options, progress)
     for side, rows in zip(given, usable.rows, strict=True):
         _check_rows(side, rows)
     numbers = usable.draw(options.rows, options.seed)
     if lengths is not None:
-        binned(lengths[numbers[1]])  # raises where they make no bins
-    drawn = named_labels and [side_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
+        lengths = lengths[numbers[1]]
+        binned(lengths)  # raises where they make no bins
+    texts = [side_labels(of, at, progress) for of, at in zip(labels_of, numbers, strict=True)] if labels_of else None
     (x, unit_x), (y, unit_y) = (_hold(side, at, progress) for side, at in zip(given, numbers, strict=True))
-    same = [numbered(unit_x), numbered(unit_y)]
-    parts, reused = _parts((x, y), same, options.seed)
-    (to_measure, to_fit) = [[_part(side, half) for side, half in zip((x, y), of, strict=True)] for of in parts]
-    labels = None
-    notes = [*(str(warning.message) for warning in caught), *usable.notes]
+    drawn, same = (x, y), (numbered(unit_x), numbered(unit_y))
+    parts, reused = _parts(drawn, same, options.seed)
+    measured, to_fit = [[_part(side, half) for side, half in zip(drawn, of, strict=True)] for of in parts]
+    notes += usable.notes
     if options.bad_rows == "skip":
-        looked: list[tuple[Any, Any]] = [(target, source)]
-        for name, of_domain in domains.items():
-            named = options.domains[name][::-1]
-            for at, side in enumerate(of_domain):
-                if not any(_same(named[at], one[at]) for one in looked) and (note := _looked_at(side, progress)[1]):
-                    notes.append(f"domain {shown(name)}: {note}")
-            looked.append(named)
-    if drawn:
-        names, codes = coded(*drawn)
-        (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in parts)
-        labels = Labels(names, of_x, of_y, (fitted[0], fitted[1]), x.rows == y.rows)
-        for side, of, code in zip((x, y), drawn, codes, strict=True):
-            notes += left_out(side.name, of.drawn, code)
-        taught = len(set(fitted[1].tolist()) - {-1})
-        if taught < len(names):
-            notes.append(
-                f"{y.name}: the rows that methods are fitted on have {taught:,} of {len(names):,} classes; the classifier "
-                "cannot find the others, and accuracy is low for all methods"
-            )
-    pairs, pairs_of, sides_drawn = None, usable.rows[0], (x, y)
-    x, y = to_measure
+        notes += _bad_in_domains((target, source), domains, options, progress)
+    labels = None if texts is None else _labels(drawn, texts, parts, notes)
+    pairs, pairs_of = None, usable.rows[0]
     if of_pairs is not None:
-        usable_pairs = _usable(of_pairs, options, progress)
-        notes += usable_pairs.notes
-        held = [
-            _hold(side, at, progress) for side, at in zip(of_pairs, usable_pairs.draw(PAIRS, options.seed), strict=True)
-        ]
-        others = _others([unit for _, unit in held], [unit_x, unit_y], parts[1])
-        first, second = (side for side, _ in held)
-        pairs_of = usable_pairs.rows[0]
-        if out := int((~others).sum()):
-            fitted_on = (
-                f"{out:,} of {count(len(others), 'pair')} {does(out, 'contain')} a row that methods were fitted on"
-            )
-            if (left := int(others.sum())) < LEAST:
-                notes.append(f"{fitted_on}; too few others to measure search on, so its figures are too high")
-            else:
-                notes.append(f"{fitted_on}; search is measured on the other {left:,}")
-                first, second = (_part(side, np.flatnonzero(others)) for side in (first, second))
-                pairs_of = max(round(pairs_of * others.mean()), first.rows)
-        pairs = first, second
+        units = zip((unit_x, unit_y), parts[1], strict=True)
+        fitted = [None if isinstance(which, slice) else unit[which] for unit, which in units]
+        pairs, pairs_of = _held_out_pairs(of_pairs, fitted, options, progress, notes)
     elif options.pairs:
-        some = draw(x.rows, PAIRS, options.seed)
-        pairs = ArraySource(x.array[some], x.name), ArraySource(y.array[some], y.name)
-    notes += [copies_of(side.name, of) for side, of in zip(sides_drawn, same, strict=True)]
+        some = draw(measured[0].rows, PAIRS, options.seed)
+        pairs = _part(measured[0], some), _part(measured[1], some)
+    notes += [copies_of(side.name, of) for side, of in zip(drawn, same, strict=True)]
     return Sides(
-        given,
-        usable.rows,
-        sides_drawn,
-        x,
-        y,
-        (to_fit[0], to_fit[1]),
-        pairs,
-        pairs_of,
-        domains,
-        labels,
-        tuple(filter(None, notes)),
-        (same[0][parts[0][0]], same[1][parts[0][1]]),
-        (independent(same[0]), independent(same[1])),
-        reused,
-        None if lengths is None else lengths[numbers[1]],
+        given=given,
+        of=usable.rows,
+        drawn=drawn,
+        x=measured[0],
+        y=measured[1],
+        to_fit=(to_fit[0], to_fit[1]),
+        pairs=pairs,
+        pairs_of=pairs_of,
+        domains=domains,
+        labels=labels,
+        notes=tuple(filter(None, notes)),
+        numbers=(same[0][parts[0][0]], same[1][parts[0][1]]),
+        independent=(independent(same[0]), independent(same[1])),
+        reused=reused,
+        lengths=lengths,
     )
 
 
-def _parts(
-    sides: tuple[ArraySource, ArraySource], numbers: list[np.ndarray], seed: int
-) -> tuple[list[list[Rows]], bool]:
+def _open(
+    source: RowsLike, target: RowsLike, options: ReportOptions
+) -> tuple[Opened, Opened | None, dict[str, Opened], list[str]]:
+    """The sides, the pairs that were given, the domains by name; and what was warned of as the sides were opened."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FitWarning)
+        given = options.open(source, target)
+    for warning in caught:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    open_sides(*given, "the gap between pairs" if options.pairs is True else None)
+    of_pairs = None
+    if isinstance(options.pairs, tuple):
+        of_pairs = open_sides(*options.open(*options.pairs), "the gap between pairs")
+        _check_width(of_pairs, given[0].d, "the pairs are")
+    domains = {}
+    for name, named in options.domains.items():
+        domains[name] = open_sides(*options.open(*named))
+        _check_width(domains[name], given[0].d, f"domain {name}: rows are")
+    return given, of_pairs, domains, [str(warning.message) for warning in caught]
+
+
+def _bad_in_domains(
+    sides: tuple[RowsLike, RowsLike], domains: Mapping[str, Opened], options: ReportOptions, progress: Progress
+) -> list[str]:
+    """Notes about bad rows of the domains, once for rows that several share. sides: (target, source) as they were named."""
+    notes, looked = [], [sides]
+    for name, opened in domains.items():
+        named = options.domains[name][::-1]
+        for at, side in enumerate(opened):
+            if not any(_named_alike(named[at], one[at]) for one in looked) and (note := _looked_at(side, progress)[1]):
+                notes.append(f"domain {shown(name)}: {note}")
+        looked.append(named)
+    return notes
+
+
+def _labels(drawn: Drawn, of_rows: list[SideLabels], parts: list[list[Rows]], notes: list[str]) -> Labels:
+    """The labels of the rows drawn, by parts; adds notes about those that the classifier leaves out or cannot find."""
+    names, codes = coded(*of_rows)
+    (x, y), (fitted_x, fitted_y) = ([code[half] for code, half in zip(codes, of, strict=True)] for of in parts)
+    for side, of, code in zip(drawn, of_rows, codes, strict=True):
+        notes += left_out(side.name, of.drawn, code)
+    taught = len(set(fitted_y.tolist()) - {-1})
+    if taught < len(names):
+        notes.append(
+            f"{drawn[1].name}: the rows that methods are fitted on have {taught:,} of {len(names):,} classes; the classifier "
+            "cannot find the others, and accuracy is low for all methods"
+        )
+    return Labels(names, x, y, (fitted_x, fitted_y), drawn[0].rows == drawn[1].rows)
+
+
+def _held_out_pairs(
+    given: Opened, fitted: list[np.ndarray | None], options: ReportOptions, progress: Progress, notes: list[str]
+) -> tuple[Drawn, int]:
+    """Some of the pairs that were given, of those without a row that methods are fitted on, and how many there are.
+
+    fitted   of `_others`
+    """
+    usable = _usable(given, options, progress)
+    notes += usable.notes
+    drawn = usable.draw(PAIRS, options.seed)
+    (x, unit_x), (y, unit_y) = (_hold(side, at, progress) for side, at in zip(given, drawn, strict=True))
+    others = _others([unit_x, unit_y], fitted)
+    left, pairs_of = int(others.sum()), usable.rows[0]
+    if out := len(others) - left:
+        fitted_on = f"{out:,} of {count(len(others), 'pair')} {does(out, 'contain')} a row that methods were fitted on"
+        if left < LEAST:
+            notes.append(f"{fitted_on}; too few others to measure search on, so its figures are too high")
+        else:
+            notes.append(f"{fitted_on}; search is measured on the other {left:,}")
+            x, y = (_part(side, np.flatnonzero(others)) for side in (x, y))
+            pairs_of = max(round(pairs_of * others.mean()), x.rows)
+    return (x, y), pairs_of
+
+
+def _parts(sides: Drawn, numbers: tuple[np.ndarray, np.ndarray], seed: int) -> tuple[list[list[Rows]], bool]:
     """Which rows of (target, source) are measured, and which methods are fitted on; the same of sides with as many rows.
 
     Also returns True where a side has few rows but cannot be halved; then both parts are all rows.
@@ -270,7 +295,7 @@ def _parts(
     whole: list[list[Rows]] = [[slice(None), slice(None)], [slice(None), slice(None)]]
     parts = [row[:] for row in whole]
     if sides[0].rows == sides[1].rows:
-        numbers = [things(*numbers)] * 2
+        numbers = (things(*numbers),) * 2
     for at, side in enumerate(sides):
         if side.rows < FEW * side.d:
             for half, which in enumerate(halves(numbers[at], np.random.default_rng([seed, side.rows]))):
@@ -281,16 +306,16 @@ def _parts(
     return parts, False
 
 
-def _others(pairs: list[np.ndarray], sides: list[np.ndarray], to_fit: list[Rows]) -> np.ndarray:
+def _others(pairs: list[np.ndarray], fitted: list[np.ndarray | None]) -> np.ndarray:
     """Which pairs have no row that methods are fitted on, where these are other rows than those measured: bool (n,).
 
-    pairs, sides   unit rows of (target, source); to_fit: which of the sides'
+    pairs, fitted   unit rows of (target, source); None for rows that are measured too
     """
     found = np.ones(len(pairs[0]), bool)
-    for rows, side, which in zip(pairs, sides, to_fit, strict=True):
-        if not isinstance(which, slice):
-            of = numbered(np.concatenate([side[which], rows]))
-            found &= ~np.isin(of[len(which) :], of[: len(which)])
+    for rows, others in zip(pairs, fitted, strict=True):
+        if others is not None:
+            of = numbered(np.concatenate([others, rows]))
+            found &= ~np.isin(of[len(others) :], of[: len(others)])
     return found
 
 
@@ -317,7 +342,7 @@ class _Usable:
         return drawn if self.numbers is None else [of[at] for of, at in zip(self.numbers, drawn, strict=True)]
 
 
-def _usable(sides: tuple[RowSource, RowSource], options: ReportOptions, progress: Progress) -> _Usable:
+def _usable(sides: Opened, options: ReportOptions, progress: Progress) -> _Usable:
     """All rows, or with bad_rows "skip" those with a direction; row i of two sides of one length only on both."""
     if options.bad_rows != "skip":
         return _Usable((count_rows(sides[0]), count_rows(sides[1])))
@@ -342,7 +367,7 @@ def _looked_at(side: RowSource, progress: Progress) -> tuple[np.ndarray, str]:
     return good, f"{side.name}: {count(out, 'row')} of {count_rows(side):,} left out, the first: {first_bad}"
 
 
-def _same(one: Any, other: Any) -> bool:
+def _named_alike(one: Any, other: Any) -> bool:
     """Whether rows that the user named are the same: one object, or one path."""
     return one is other or (is_path(one) and is_path(other) and os.fspath(one) == os.fspath(other))
 
@@ -356,7 +381,7 @@ def _check_rows(side: RowSource, rows: int) -> None:
         )
 
 
-def _check_width(sides: tuple[RowSource, RowSource], d: int, what: str) -> None:
+def _check_width(sides: Opened, d: int, what: str) -> None:
     if sides[0].d != d:
         raise InputError(f"{what} {sides[0].d} wide, source and target {d}; all must come from one encoder pair")
 
