@@ -33,7 +33,7 @@ from fastrealign.diagnostics.topology import angular_topology, instance_cosine, 
 from fastrealign.diagnostics.unit_rows import Estimate, mean_estimate, paired_blocks, sample
 from fastrealign.gap_report.by_length import lengths_of
 from fastrealign.gap_report.copies import MANY, SAME_SIDES, share_in
-from fastrealign.gap_report.outcomes import means_of
+from fastrealign.gap_report.outcomes import Means, means_of
 from fastrealign.gap_report.refits import across_domains, fit_realign, sample_sizes
 from fastrealign.gap_report.report_data import MethodFigures, Pairs, Plane, Side, Spectrum
 from fastrealign.gap_report.result import GapReport
@@ -96,16 +96,10 @@ def _measured(source: RowsLike, target: RowsLike, options: ReportOptions, progre
         for given, of, held in zip(sides.given, sides.of, sides.drawn, strict=True)
     )
     # All differences from doing nothing that the report states, and whether there is a gap.
-    gaps = {name: of.gap for name, of in figures.items()}
     tests = (len(options.methods) - 1) * work.judge.judged + 1
-    # The gap before alignment is that of all rows, as it needs no fit.
-    all_x, all_y = (
-        covariance(side) if apart else of
-        for side, apart, of in zip(sides.drawn, sides.held_out, (work.of_x, work.of_y), strict=True)
-    )
-    all_x, all_y = (replace(of, count=n) for of, n in zip((all_x, all_y), sides.independent, strict=True))
-    means = means_of(all_x, all_y, tests)
+    means = work.means(tests)
     gap_before = gap(*sides.drawn)
+    gaps = {name: of.gap for name, of in figures.items()} | {"none": gap_before}
     return GapReport(
         source=of_source,
         target=of_target,
@@ -117,7 +111,7 @@ def _measured(source: RowsLike, target: RowsLike, options: ReportOptions, progre
         reused=sides.reused,
         target_spectrum=work.spectrum(work.of_x, "target"),
         methods=figures,
-        outcomes=work.judge.outcomes({**gaps, "none": gap_before}, means, tests),
+        outcomes=work.judge.outcomes(gaps, means, tests),
         search=work.judge.search,
         classes=work.judge.classes,
         same=work.same,
@@ -224,6 +218,13 @@ class _Work:
             points=self.points(after),
             noise=noise_length(fitted),
         )
+
+    def means(self, tests: int) -> Means:
+        """The means before alignment: of all rows drawn, as these need no fit."""
+        sides, known = self.sides, (self.of_x, self.of_y)
+        rows = zip(sides.drawn, sides.held_out, known, sides.independent, strict=True)
+        x, y = (replace(covariance(side) if apart else of, count=n) for side, apart, of, n in rows)
+        return means_of(x, y, tests)
 
     def spectrum(self, of: Covariance, name: str) -> Spectrum:
         """Eigenvalues, their power law and effective rank."""

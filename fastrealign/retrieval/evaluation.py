@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -157,7 +157,7 @@ def evaluate(
     take = {name: recipe.by_fitting(name) for name in names if name != NONE}
     take |= {name: recipe.by_roles(name, one, compared[name]) for name, one in zip(compared, saved, strict=False)}
     try:
-        return _measure(sides, judged, (names, compared), take, (seed, progress))
+        return _measure(sides, judged, names, compared, take, seed, progress)
     except BadRowsError as error:
         numbered = [side for side in sides.values() if isinstance(side.ids, RowNumbers)]
         if qrels is None or not any(_names_a_row_of(side, str(error)) for side in numbered):
@@ -191,35 +191,21 @@ def _checked_methods(methods: Sequence[str]) -> list[str]:
 def _measure(
     sides: Mapping[str, Rows],
     judged: Judged,
-    what: tuple[list[str], Mapping[str, Any]],
+    names: list[str],
+    compared: Mapping[str, Roles],
     take: Mapping[str, tuple[str, ...]],
-    how: tuple[int, Progress],
+    seed: int,
+    progress: Progress,
 ) -> SearchReport:
-    (names, compared), (seed, progress) = what, how
+    """Measure the methods of these names, fitted here, and the roles that were given."""
     queries = sides[QUERY]
     documents = {role: side for role, side in sides.items() if role != QUERY}
-    for role, side in documents.items():
-        with progress.running(f"reading {role}", side.rows):
-            for _, block in unit_blocks(
-                side.source, size=BLOCK, dtype=np.float32
-            ):  # BadRowsError for the first bad one
-                progress.advance(len(block), 0)
+    _check_directions(documents, progress)
     fitting = Fitting(queries, documents, judged, seed)
     for name in names:
         fitting.check(name)
-    notes = [*judged.notes, *_notes(documents, judged, fitting, len(names) > 1)]
+    notes = [*judged.notes, *_notes(documents, judged, fitting, names)]
     raw = rows_at(queries, judged.queries)
-    untried = [name for name in PAIRED if name not in names]
-    if len(documents) == 2 and fitting.halves and len(names) > 1 and untried:
-        few = min(fitting.pairs_in_half().values())
-        notes.append(
-            f"not tried: {listed(untried)}, which choose by judged pairs: "
-            + (
-                f"{option('methods')} names them"
-                if few >= FEWEST
-                else f"they need {FEWEST} of text and {FEWEST} of images in each half of the queries, one of which has {few}"
-            )
-        )
     scores: dict[str, MethodScores] = {}
     values = []
     with _said_once():
@@ -247,6 +233,14 @@ def _measure(
         seed=seed,
         take=take,
     )
+
+
+def _check_directions(documents: Mapping[str, Rows], progress: Progress) -> None:
+    """BadRowsError for the first row without a direction, before anything is fitted."""
+    for role, side in documents.items():
+        with progress.running(f"reading {role}", side.rows):
+            for _, block in unit_blocks(side.source, size=BLOCK, dtype=np.float32):
+                progress.advance(len(block), 0)
 
 
 # What differs between warnings that differ in figures: these, and whether words are singular.
@@ -293,7 +287,7 @@ def _ceilings(judged: Judged) -> list[str]:
     ]
 
 
-def _notes(documents: Mapping[str, Rows], judged: Judged, fitting: Fitting, fits: bool) -> list[str]:
+def _notes(documents: Mapping[str, Rows], judged: Judged, fitting: Fitting, names: list[str]) -> list[str]:
     notes = []
     if len(documents) == 1:
         (role,) = documents
@@ -306,9 +300,18 @@ def _notes(documents: Mapping[str, Rows], judged: Judged, fitting: Fitting, fits
     notes += _ceilings(judged)
     if (n := len(judged.queries)) < FEW_JUDGED:
         notes.append(f"{count(n, 'judged query', 'are')} few: their intervals are too narrow, judge more")
-    if fits and not fitting.halves:
+    if len(names) > 1 and not fitting.halves:
         notes.append(
             f"fewer than {FEW} queries: their map is fitted on the queries that it is measured on, which flatters it; fit "
             "roles on other queries and give these"
         )
+    untried = [name for name in PAIRED if name not in names]
+    if len(names) > 1 and fitting.halves and len(documents) == 2 and untried:
+        few = min(fitting.pairs_in_half().values())
+        how = (
+            f"{option('methods')} names them"
+            if few >= FEWEST
+            else f"they need {FEWEST} of text and {FEWEST} of images in each half of the queries, one of which has {few}"
+        )
+        notes.append(f"not tried: {listed(untried)}, which choose by judged pairs: {how}")
     return notes
