@@ -16,7 +16,7 @@ from fastrealign.core.wording import option
 from fastrealign.data.options import check_choice
 from fastrealign.jobs.job import Interrupted
 from fastrealign.retrieval.index_report import IndexReport
-from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps, RolesLike
+from fastrealign.retrieval.role_maps import Mapper, RoleMaps, RolesLike
 from fastrealign.retrieval.searching import search_call
 from fastrealign.retrieval.stores.base import Store, StoreOptions, check_unit
 from fastrealign.retrieval.stores.opening import open_store
@@ -111,7 +111,8 @@ def index(
     begun = time.monotonic()
     maps = RoleMaps.of(roles)
     role = _role(maps, role, role_column)
-    with closing(open_store(store, StoreOptions(table, column, to, id_column))) as opened:
+    options = StoreOptions(table, column, to, id_column)
+    with closing(open_store(store, options)) as opened:
         readable = opened.has_source()
         if readable:
             _check_widths(opened, maps)
@@ -120,18 +121,10 @@ def index(
                 f"{opened.where}: {opened.column} is gone, so there is nothing to make {opened.target} from; add the vectors "
                 f"again, or leave {option('restart')} and {option('to')} out"
             )
-        record = {
-            "fingerprint": maps.fingerprint,
-            "method": maps.method,
-            "dim": maps.dim_out,
-            "column": opened.column,
-            "role": role,
-            "role_column": role_column,
-        }
         if role_column is not None:
             _check_values(opened, role_column, maps)
-        _begin(opened, record, maps, restart)
-        mapper = Mapper(opened.where, maps, role, MapOptions(bad_rows, threads, progress))
+        _begin(opened, maps, role, role_column, restart)
+        mapper = Mapper(opened.where, maps, role, bad_rows, threads, progress)
         pending, before = opened.pending()
         try:
             if readable:
@@ -139,24 +132,11 @@ def index(
                     opened.fill(mapper, role_column)
                     # Rows that a store leaves as they are, without a look at them.
                     mapper.advance(max(0, pending + before - mapper.advanced), 0)
-            elif pending:
-                warn(
-                    f"{opened.where}: {count(pending, 'row', 'have')} no aligned vector, or one of another role, and "
-                    f"{opened.column} is gone; add the vectors again to have them mapped"
-                )
         except KeyboardInterrupt:
             raise _interrupted(opened, before, restart) from None
-        if mapper.bare:
-            warn(
-                f"{opened.where}: {count(mapper.bare, 'row')} without a vector in {opened.column}, which was emptied since: "
-                f"the aligned vector stays, and searches find it; empty {opened.target} where they should not"
-            )
+        _warn_of_gone(opened, 0 if readable else pending, mapper.bare)
         check_unit(opened)
-        dropped = ""
-        if drop_old and readable and not mapper.skipped:
-            dropped = opened.drop_old()
-        elif drop_old and mapper.skipped:
-            warn(f"{opened.where}: the old vectors stay, since {count(mapper.skipped, 'row')} could not be mapped")
+        dropped = _drop_old(opened, mapper.skipped) if drop_old and readable else ""
         return IndexReport(
             shown(opened.where),
             opened.target,
@@ -168,8 +148,30 @@ def index(
             time.monotonic() - begun,
             dropped,
             mapper.since,
-            *search_call(opened.where, roles, maps, table=table, column=column, to=to, id_column=id_column),
+            *search_call(opened.where, roles, maps, options),
         )
+
+
+def _warn_of_gone(store: Store, unmapped: int, bare: int) -> None:
+    """Of rows whose vector is gone: those without an aligned one, as all vectors are gone, and those that keep theirs."""
+    if unmapped:
+        warn(
+            f"{store.where}: {count(unmapped, 'row', 'have')} no aligned vector, or one of another role, and "
+            f"{store.column} is gone; add the vectors again to have them mapped"
+        )
+    if bare:
+        warn(
+            f"{store.where}: {count(bare, 'row')} without a vector in {store.column}, which was emptied since: "
+            f"the aligned vector stays, and searches find it; empty {store.target} where they should not"
+        )
+
+
+def _drop_old(store: Store, skipped: int) -> str:
+    """Remove the vectors that were read, unless some are not mapped; what was removed."""
+    if not skipped:
+        return store.drop_old()
+    warn(f"{store.where}: the old vectors stay, since {count(skipped, 'row')} could not be mapped")
+    return ""
 
 
 def _interrupted(store: Store, before: int, restart: bool) -> Interrupted:
@@ -249,8 +251,16 @@ def _asked(record: dict[str, Any], name: str) -> str:
     return f"role {record.get('role')!r} for all rows"
 
 
-def _begin(store: Store, record: dict[str, Any], maps: RoleMaps, restart: bool) -> None:
+def _begin(store: Store, maps: RoleMaps, role: str | None, role_column: str | None, restart: bool) -> None:
     """Make the target, or see that the one that is there was made with the same roles."""
+    record: dict[str, Any] = {
+        "fingerprint": maps.fingerprint,
+        "method": maps.method,
+        "dim": maps.dim_out,
+        "column": store.column,
+        "role": role,
+        "role_column": role_column,
+    }
     there = store.record()
     if there is not None and restart:
         store.restart(record)

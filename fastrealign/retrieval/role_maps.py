@@ -85,13 +85,6 @@ class RoleMaps:
         return role
 
 
-@dataclass(frozen=True)
-class MapOptions:
-    bad_rows: str
-    threads: int | None
-    progress: Progress
-
-
 @dataclass
 class Mapper:
     """Maps batches by role, and counts: what was written by role, rows without a direction, rows that were changed since, and
@@ -100,7 +93,9 @@ class Mapper:
     where: str
     maps: RoleMaps
     role: str | None
-    options: MapOptions
+    bad_rows: str
+    threads: int | None
+    progress: Progress
     skipped: int = 0
     since: int = 0
     bare: int = 0
@@ -131,7 +126,7 @@ class Mapper:
     def advance(self, rows: int, nbytes: int) -> None:
         """Report progress."""
         self.advanced += rows
-        self.options.progress.advance(rows, nbytes)
+        self.progress.advance(rows, nbytes)
 
     def _mapped(self, batch: Batch, parts: list[tuple[str, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray]:
         """Mapped rows, and the state of each."""
@@ -168,12 +163,12 @@ class Mapper:
         return [(role, np.flatnonzero(codes == at)) for role, at in numbers.items() if (codes == at).any()]
 
     def _apply(self, role: str, rows: np.ndarray, out: np.ndarray, flags: np.ndarray) -> None:
-        self.maps.maps[role].apply(rows, out, Call(flags=flags, threads=self.options.threads))
+        self.maps.maps[role].apply(rows, out, Call(flags=flags, threads=self.threads))
 
     def _bad(self, batch: Batch, flags: np.ndarray) -> None:
         bad = np.flatnonzero(flags != GOOD)
         self.skipped += len(bad)
-        if self.options.bad_rows == "error":
+        if self.bad_rows == "error":
             first = int(bad[0])
             raise BadRowsError(
                 f"{self.where}: row {batch.ids[first]} {REASONS[int(flags[first])]}; fix it, or leave its aligned vector empty "

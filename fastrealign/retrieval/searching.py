@@ -22,24 +22,14 @@ from fastrealign.retrieval.stores.opening import open_store
 from fastrealign.storage.paths import is_path
 
 
-def search_call(
-    store: str,
-    roles: RolesLike,
-    maps: RoleMaps,
-    *,
-    table: str | None,
-    column: str | None,
-    to: str | None,
-    id_column: str | None,
-) -> tuple[str, str]:
+def search_call(store: str, roles: RolesLike, maps: RoleMaps, options: StoreOptions) -> tuple[str, str]:
     """The call that searches what `index` wrote with these options, and a line on query_role.
 
     Its query_role is "query" where there is such a role, else the first; of one map for all rows its name.
     """
     role = "query" if "query" in maps.maps else next(iter(maps.maps))
-    options = {"query_role": role, "table": table, "column": column, "to": to, "id_column": id_column}
-    given = [repr(str(roles)) if is_path(roles) else "roles"]
-    given += [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    given = [repr(str(roles)) if is_path(roles) else "roles", f"query_role={role!r}"]
+    given += [f"{name}={value!r}" for name, value in vars(options).items() if value is not None]
     call = f"fastrealign.retrieval.searcher({store!r}, {', '.join(given)}).search(queries, k=10)"
     return shown(call), _queries_of_one(maps.method) if maps.single else f"give their role: {', '.join(maps.maps)}"
 

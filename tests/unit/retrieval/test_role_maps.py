@@ -8,7 +8,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.core.progress import SILENT
 from fastrealign.retrieval import role_maps
-from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps
+from fastrealign.retrieval.role_maps import Mapper, RoleMaps
 from fastrealign.retrieval.stores.base import Batch
 
 D = 8
@@ -23,7 +23,7 @@ def test_each_row_by_the_map_of_its_role(rng, monkeypatch, block, dtype):
     rows = rng.standard_normal((101, D)).astype(dtype)
     roles = rng.choice(["text", "image"], len(rows))
     rows[[7, 50]] = np.nan
-    mapper = Mapper("a", maps, None, MapOptions("skip", None, SILENT))
+    mapper = Mapper("a", maps, None, "skip", None, SILENT)
     made, good = mapper(Batch(rows, range(len(rows)), roles))
     assert good.tolist() == [i not in (7, 50) for i in range(len(rows))] and mapper.skipped == 2
     for role in ("text", "image"):

@@ -11,7 +11,7 @@ import fastrealign as fr
 from fastrealign.core.errors import BadRowsError, FitWarning, InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.retrieval import index, searcher
-from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps
+from fastrealign.retrieval.role_maps import Mapper, RoleMaps
 from fastrealign.retrieval.stores import qdrant_connection
 from fastrealign.retrieval.stores.base import Batch
 
@@ -275,7 +275,7 @@ def test_a_small_change_is_a_change_and_rounding_is_none(rng):
     vectors = rng.normal(size=(50, 768))
     for dtype, rounding in ((np.float16, 2**-10), (np.float32, 2**-20)):
         rows = vectors.astype(dtype)
-        mapper = Mapper("here", RoleMaps.of(alignment), alignment.name, MapOptions("error", 1, SILENT))
+        mapper = Mapper("here", RoleMaps.of(alignment), alignment.name, "error", 1, SILENT)
         stored = mapper(Batch(rows, np.arange(50), None)).rows
         assert not mapper.changed(Batch(rows, np.arange(50), None), stored * (1 + rounding)).any()
         other = (vectors + 0.01 * rng.normal(size=vectors.shape)).astype(dtype)
