@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -181,50 +181,70 @@ def convert(
     target = ConvertedFiles(out, to, side, files, options)
     target.check()
     check_outside(out, target.root, named_paths(source), [files])
-    columns: dict[str, None] = {}
-    left_out: list[str] = []
-    bad: list[str] = []
-    skipped = written = 0
+    copied = _Copied()
     with progress.running("converting", files.rows, sum(shard.nbytes for shard in files.shards)), target:
         for number, shard in enumerate(files.shards):
-            with ExitStack() as stack:
-                rest = RowColumns(shard, stack)
-                columns.update(dict.fromkeys(rest.names))
-                left_out += rest.left_out
-                writers = target.writers(number, shard, rest, options.dtype or shard.dtype, stack)
-                for at, rows, there in _rows(shard, options.dtype or shard.dtype):
-                    beside = rest.take(len(rows))
-                    progress.advance(len(rows), rows.size * shard.dtype.itemsize)
-                    if there is not None:
-                        skipped += len(rows) - np.count_nonzero(there)
-                    if bad_rows != "keep":
-                        there = _good(shard, at, rows, there, bad, strict=bad_rows == "error")
-                    if there is not None:
-                        rows = rows[there]
-                        beside = {name: kept(values, there) for name, values in beside.items()}
-                    written += len(rows)
-                    for writer in writers if len(rows) else ():
-                        writer.write(rows, beside)
-                shard.check_unchanged()
-                for writer in writers:
-                    target.written.append(writer.path)  # before the commit: an interrupt may come right after it
-                    writer.commit()
-            shard.close()
+            _copy_shard(number, shard, target, options.dtype or shard.dtype, bad_rows, copied, progress)
     return Conversion(
         source=files.name,
         out=os.fspath(out),
         to=target.to,
-        rows=written,
+        rows=copied.rows,
         dim=files.dim,
         column=files.column,
-        skipped=files.skipped + skipped,
-        bad_rows=bad,
-        columns=list(columns),
-        left_out=left_out,
+        skipped=files.skipped + copied.nulls,
+        bad_rows=copied.bad,
+        columns=list(copied.columns),
+        left_out=copied.left_out,
         files=[path.relative_to(target.root).as_posix() for path in target.written],  # type: ignore[arg-type]  # as in Layout
         bytes=sum(FileFingerprint.of(path).bytes for path in target.written),
         seconds=time.perf_counter() - started,
     )
+
+
+@dataclass
+class _Copied:
+    """What was copied so far, and what was left out: rows with nulls, bad rows, and values that are not of rows."""
+
+    rows: int = 0
+    nulls: int = 0
+    columns: dict[str, None] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+
+def _copy_shard(
+    number: int,
+    shard: formats.Shard,
+    target: ConvertedFiles,
+    dtype: np.dtype,
+    bad_rows: str,
+    copied: _Copied,
+    progress: Progress,
+) -> None:
+    with ExitStack() as stack:
+        rest = RowColumns(shard, stack)
+        copied.columns |= dict.fromkeys(rest.names)
+        copied.left_out += rest.left_out
+        writers = target.writers(number, shard, rest, dtype, stack)
+        for at, rows, there in _rows(shard, dtype):
+            beside = rest.take(len(rows))
+            progress.advance(len(rows), rows.size * shard.dtype.itemsize)
+            if there is not None:
+                copied.nulls += len(rows) - np.count_nonzero(there)
+            if bad_rows != "keep":
+                there = _good(shard, at, rows, there, copied.bad, strict=bad_rows == "error")
+            if there is not None:
+                rows = rows[there]
+                beside = {name: kept(values, there) for name, values in beside.items()}
+            copied.rows += len(rows)
+            for writer in writers if len(rows) else ():
+                writer.write(rows, beside)
+        shard.check_unchanged()
+        for writer in writers:
+            target.written.append(writer.path)  # before the commit: an interrupt may come right after it
+            writer.commit()
+    shard.close()
 
 
 def _good(
