@@ -59,7 +59,9 @@ class MapsRows(Saved):
         if type(other) is not type(self):
             return NotImplemented
         return all(
-            _same(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__ if name != "version"
+            _equal_values(getattr(self, name), getattr(other, name))
+            for name in self.__dataclass_fields__
+            if name != "version"
         )
 
     def __hash__(self: Method) -> int:
@@ -149,21 +151,12 @@ class MapsRows(Saved):
             )
         if len(rows) >= ENOUGH and isinstance(between := getattr(self, "between_means", None), BetweenMeans):
             between.check_call(rows)
-        shape = len(rows), self.dim_out
-        if out is not None:
-            result = out[None] if single and hasattr(out, "ndim") and out.ndim == 1 else out
-            if dtype is not None and as_dtype(dtype) != as_dtype(result.dtype):
-                raise InputError(f"dtype={dtype} and an out of type {result.dtype} contradict each other")
+        if out is None:
+            result, view = _made(given, x, rows, self.dim_out, dtype)
+        else:
             if bad_rows == "skip":
                 raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
-            view = checked_output(result) if is_tensor(rows) and is_tensor(result) else as_output(result)
-        elif tensor:
-            kind = x.dtype if dtype is None else getattr(torch, as_dtype(dtype).name)
-            result, view = _made_like(given, x, shape, kind)
-        else:
-            wanted = rows.dtype if dtype is None else as_dtype(dtype)
-            small = prod(shape) * wanted.itemsize < _SMALL
-            result = view = np.empty(shape, wanted) if small else empty_rows(*shape, wanted)
+            view = _given_out(out, rows, single, dtype)
         flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
         found = applied.apply(rows, view, Call(None, flags, first, threads, backend))
         if found.bad and bad_rows == "error":
@@ -190,7 +183,7 @@ class MapsRows(Saved):
             raise InputError(f"{name and f'{name}: '}rows are {d} wide, {method} was fitted on {self.dim}; {why}")
 
 
-def _same(one: Any, other: Any) -> bool:
+def _equal_values(one: Any, other: Any) -> bool:
     """Whether two values of a method are equal; NaN, of what was not measured, is equal to itself."""
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return np.array_equal(one, other)
@@ -206,8 +199,23 @@ def check_rows_kept(method: Method, bad_rows: str) -> None:
         )
 
 
-def _made_like(given: Any, x: torch.Tensor, shape: tuple[int, int], kind: torch.dtype) -> tuple[torch.Tensor, Rows]:
-    """A tensor for the result, of the class of the given one where that can be made, and how `apply` writes to it."""
+def _given_out(out: Any, rows: Rows, single: bool, dtype: ElementType | None) -> Rows:
+    """How `apply` writes to the array or tensor that the caller gave."""
+    if single and hasattr(out, "ndim") and out.ndim == 1:
+        out = out[None]
+    if dtype is not None and as_dtype(dtype) != as_dtype(out.dtype):
+        raise InputError(f"dtype={dtype} and an out of type {out.dtype} contradict each other")
+    return checked_output(out) if is_tensor(rows) and is_tensor(out) else as_output(out)
+
+
+def _made(given: Any, x: Any, rows: Rows, width: int, dtype: ElementType | None) -> tuple[Any, Rows]:
+    """An array or tensor for the result, of the class of the given one where that can be made, and how `apply` writes to it."""
+    shape = len(rows), width
+    if not is_tensor(x):
+        wanted = rows.dtype if dtype is None else as_dtype(dtype)
+        made = np.empty(shape, wanted) if prod(shape) * wanted.itemsize < _SMALL else empty_rows(*shape, wanted)
+        return made, made
+    kind = x.dtype if dtype is None else getattr(torch, as_dtype(dtype).name)
     if type(given) is not type(x) and is_tensor(given):
         # A subclass decides itself what an operation on it gives.
         with suppress(Exception):
