@@ -24,12 +24,12 @@ from fastrealign.formats.registry import format_of
 from fastrealign.formats.shard_sets import counted_twice, leaving_out, warn_of_links, warn_of_outsiders
 from fastrealign.formats.tables import TableShard
 from fastrealign.formats.unsupported import mistaken
-from fastrealign.storage.paths import Place, at_home, paths_of, place
+from fastrealign.storage.paths import Place, at_home, each, paths_of, place
 
 # Of a chunk of a source.
 CHUNK_BYTES = 8 << 20
-# Shards that are opened at a time. As many on a disk are opened sooner than threads start.
-_OPENERS = 8
+# So many shards on a disk are opened sooner than threads start.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,11 @@ def _open_all(
     of_sets    those that the user did not name one by one, by their paths
     """
 
-    def open_one(path: Place, name: str, column: Wanted = wanted) -> Shard | InputError:
+    def open_one(i: int, column: Wanted = wanted) -> Shard | InputError:
+        path = files[i]
         try:
             kind = format_of(path)
-            return (pickles if kind is PickleShard else kind)(path, name, column)
+            return (pickles if kind is PickleShard else kind)(path, names[i], column)
         except InputError as first:
             really = mistaken(str(path)) if isinstance(path, Path) and os.path.isfile(path) else None
             error = first if really is None else InputError(f"{path}: {really}")
@@ -208,23 +209,13 @@ def _open_all(
 
     def again(i: int, column: str) -> Shard | InputError:
         try:
-            return open_one(files[i], names[i], replace(wanted, column=column))
+            return open_one(i, replace(wanted, column=column))
         except InputError as error:
             return error
 
-    local = all(isinstance(path, Path) for path in files)
-    if (local and len(files) <= _OPENERS) or any(format_of(path).opens_whole for path in files):
-        opened = [open_one(path, name) for path, name in zip(files, names, strict=True)]
-    else:
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(max_workers=min(_OPENERS, len(files))) as pool:
-            opening = [pool.submit(open_one, path, name) for path, name in zip(files, names, strict=True)]
-            try:
-                opened = [future.result() for future in opening]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    few = len(files) <= _FEW and all(isinstance(path, Path) for path in files)
+    in_turn = few or any(format_of(path).opens_whole for path in files)
+    opened = list(each(open_one, range(len(files)), remote=not in_turn))
     if wanted.column is None:
         opened = _of_one_name(opened, again, wanted.option)
     unclear = next((one for one in opened if isinstance(one, Unclear)), None)
