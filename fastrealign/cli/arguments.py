@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.cli.lazy import dtypes, loading, roles, saved_tensors, storage_paths
@@ -13,6 +14,7 @@ from fastrealign.cli.parser import may_be_target
 from fastrealign.cli.progress import progress_of
 from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import listing
+from fastrealign.core.optional import optional
 from fastrealign.data import options
 from fastrealign.data.options import BAD_ROWS, BAD_SHARDS
 from fastrealign.methods.fit_options import CENTROIDS, own_name
@@ -221,6 +223,19 @@ def check_new(out: Place, overwrite: bool) -> None:
     """InputError for a name that is taken, and not to be replaced."""
     if out.exists() and not overwrite:
         raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
+
+
+def check_picture(args: argparse.Namespace) -> None:
+    """InputError where no picture can be drawn to what --picture names, before long work."""
+    if args.picture is None:
+        return
+    optional("matplotlib", "demo", "a picture")
+    path = Path(args.picture)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{args.picture}: a picture is a PNG, expected a name that ends in .png, such as picture.png")
+    if path.is_dir():
+        raise InputError(f"{args.picture}: is a folder, expected the name of a file such as picture.png")
+    check_new(path, args.overwrite)
 
 
 def read_as_one(args: argparse.Namespace) -> list[str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from fastrealign.core.optional import Lazy
 
 if TYPE_CHECKING:
-    from fastrealign.cli.demo import picture_style
     from fastrealign.core import cpu, dtypes
     from fastrealign.data import process_group
     from fastrealign.formats import saved_tensors
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from fastrealign.storage import paths as storage_paths
     from fastrealign.storage import yaml_file
 else:
-    picture_style = Lazy("fastrealign.cli.demo.picture_style")
     cpu = Lazy("fastrealign.core.cpu")
     dtypes = Lazy("fastrealign.core.dtypes")
     process_group = Lazy("fastrealign.data.process_group")
@@ -42,6 +40,6 @@ else:
 
 __all__ = [
     "config_file", "cpu", "documents", "dtypes", "evaluation", "figures", "index_job", "inspection", "loading",
-    "map_text", "picture_style", "process_group", "protected_inputs", "result", "revision_paths", "roles", "saved_tensors",
+    "map_text", "process_group", "protected_inputs", "result", "revision_paths", "roles", "saved_tensors",
     "storage_paths", "yaml_file",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from fastrealign.cli.lazy import documents, evaluation, protected_inputs, result
 from fastrealign.cli.progress import progress_of
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import meant, shown
+from fastrealign.data.usual_names import ID_NAMES
 
 # Options of one kind of report, by the name of their values, and what they are without being given.
 SEARCH_ONLY: Mapping[str, object] = {"queries": None, "qrels": None, "roles": None, "ids": [], "sample": None}
@@ -45,7 +46,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--roles", nargs="+", action="extend", metavar="[NAME=]FILE", help=text)
     text = (
         "ids of the rows of a role (query, text or image): .txt, one a line, .json, .npy, or the column of a .csv or .parquet "
-        "file: FILE:COLUMN, or the first of id, ids, key, __key__, uid, image_id, sample_id, image_path, or the only one; "
+        f"file: FILE:COLUMN, or the first of {', '.join(ID_NAMES)}, or the only one; "
         "by default those in the files, or else the numbers of the rows; may be repeated"
     )
     group.add_argument("--ids", nargs="+", action="extend", default=[], metavar="ROLE=FILE", help=text)

@@ -7,13 +7,12 @@ import os
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fastrealign.cli.arguments import add_output_options, check_new
+from fastrealign.cli.arguments import add_output_options, check_picture
 from fastrealign.cli.console import log_record, show
 from fastrealign.cli.garbage_collection import collect_as_usual
-from fastrealign.cli.lazy import config_file, picture_style, revision_paths
+from fastrealign.cli.lazy import config_file, revision_paths
 from fastrealign.cli.parser import Command
 from fastrealign.cli.progress import progress_of
 from fastrealign.core.optional import optional
@@ -110,9 +109,7 @@ def _stage(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    if args.picture is not None:
-        picture_style.check_picture(args.picture)
-        check_new(Path(args.picture), args.overwrite)
+    check_picture(args)
     extras = "revision,encoder,parquet"
     _silence_transformers(extras)
     demo = optional("fastrealign.cli.demo.train", extras, "train demo")

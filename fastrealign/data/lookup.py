@@ -265,7 +265,7 @@ def open_embeddings(
     ids        a file with the ids of all rows in order: .txt (one a line), .json (a list), .npy (text or whole numbers), .csv
                or .parquet, also as FILE:COLUMN; or a sequence of them. Shards of a folder are in numeric order, 2.npy before
                10.npy, unlike sorted(): for a list in that order, name them with leading zeros. By default those that the
-               shards have (the first of row_ids.ID_NAMES, of tables, pickled items, tensors and
+               shards have (the first of usual_names.ID_NAMES, of tables, pickled items, tensors and
                clip-retrieval's metadata, the ids of a FAISS IDMap); where they have none, the id of a row is its number
                over all shards, as text
     id_column  the column of the ids, where it has another name

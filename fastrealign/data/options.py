@@ -73,7 +73,7 @@ class ReadOptions:
     bad_rows: str = option(
         "error",
         "rows with NaN, Inf or only zeros: error stops and names the first, skip leaves them out, keep writes them "
-        "unmapped; statistics never include them",
+        "unmapped, where rows are written; statistics never include them",
     )
     bad_shards: str = option(
         "error",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import brief, described, meant, one_line
+from fastrealign.data.usual_names import ID_NAMES, first_of
 from fastrealign.formats.base import Shard
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.formats.table_copy import Table
@@ -23,9 +24,6 @@ from fastrealign.storage.records import parsed
 from fastrealign.storage.text_lines import rows_in_lines
 from fastrealign.storage.text_values import id_text, values_of
 
-# The usual names of ids and of captions, for every command: columns, keys of records, metadata. The first that is there counts.
-ID_NAMES = ("id", "ids", "key", "__key__", "uid", "image_id", "sample_id", "image_path")
-CAPTION_NAMES = ("caption", "text", "captions", "TEXT", "sentence")
 _FILES = (".txt", ".json", ".npy", ".csv", ".parquet")
 _TABLES = (".csv", ".parquet")
 _STEP = 1 << 16
@@ -44,15 +42,6 @@ def file_and_column(given: AnyPath, what: str) -> tuple[AnyPath, str | None]:
     if not head.lower().endswith(_TABLES):
         raise InputError(f"{path}: only .csv and .parquet files have columns of {what}; leave out ':{column}'")
     return head, column
-
-
-def first_of(usual: Sequence[str], names: Container[str]) -> str | None:
-    """The first of the usual names that is there.
-
-    >>> first_of(ID_NAMES, ["caption", "uid", "key"])
-    'key'
-    """
-    return next((name for name in usual if name in names), None)
 
 
 class IdsOf:

@@ -11,7 +11,7 @@ from typing import Any
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import is_utf8, meant, one_line, printable, shown
 from fastrealign.core.wording import option
-from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES, first_of
+from fastrealign.data.usual_names import CAPTION_NAMES, ID_NAMES, first_of
 from fastrealign.formats.choose_column import listed
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.storage.files import file_size

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import described, is_utf8
-from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES, first_of
+from fastrealign.data.usual_names import CAPTION_NAMES, ID_NAMES, first_of
 from fastrealign.storage.text_values import id_text
 
 # Placeholder for the visual tokens in a prompt.

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
-from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES
+from fastrealign.data.usual_names import CAPTION_NAMES, ID_NAMES
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.revision.conversations import IMAGE_KEYS, Example, caption_example, record_example
 from fastrealign.revision.json_list import records_of

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrealign.cli.arguments import JSON, add_centroid, check_new
+from fastrealign.cli.arguments import JSON, add_centroid, check_picture
 from fastrealign.cli.console import show
-from fastrealign.cli.lazy import picture_style
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
@@ -54,8 +52,6 @@ def run(args: argparse.Namespace) -> None:
         found = search.run()
         show(args, found.to_json(), found.summary())
         return
-    if args.picture is not None:
-        picture_style.check_picture(args.picture)
-        check_new(Path(args.picture), args.overwrite)
+    check_picture(args)
     result = demo.run(centroid=args.centroid or "paper", picture=args.picture)
     show(args, result.to_json(), result.summary())

@@ -20,7 +20,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli import report_search
 from fastrealign.cli.main import main
-from fastrealign.data.row_ids import ID_NAMES
+from fastrealign.data.usual_names import ID_NAMES
 from fastrealign.formats.open import open_source
 
 pytest.importorskip("matplotlib")

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from fastrealign import InputError  # noqa: E402
 from fastrealign.data.lookup import open_embeddings  # noqa: E402
-from fastrealign.data.row_ids import ID_NAMES  # noqa: E402
+from fastrealign.data.usual_names import ID_NAMES  # noqa: E402
 from fastrealign.embed.inputs import open_input  # noqa: E402
 from fastrealign.revision.examples import read_examples  # noqa: E402
 from fastrealign.storage import text_lines, text_values  # noqa: E402
