@@ -89,12 +89,11 @@ def choice(report: Measured, use: Use) -> str | None:
     Mixing stands for uses that were not measured, so there a method that mixes about as well as the best counts, too.
     Of several the one that keeps most neighbours, and of those alike in that the first in the order of the report.
     """
-    of = [report.outcomes[name] for name in use.outcomes]
-    first = _deciding(of)
+    first = _deciding(report, use)
     if first is None:
         return None
     kept = report.outcomes[KEPT].methods
-    good = first.best if first.limit is None else _about_best(first)
+    good = first.best if use is not MIX else _about_best(first)
     most = max(kept[method].value for method in good)
     return next(method for method in good if kept[method].value >= most - ALIKE)
 
@@ -107,8 +106,9 @@ def _about_best(of: Outcome) -> tuple[str, ...]:
     )
 
 
-def _deciding(of: list[Outcome]) -> Outcome | None:
-    """The first of the outcomes in which a method is better; without methods that are worse in another."""
+def _deciding(report: Measured, use: Use) -> Outcome | None:
+    """The first of the outcomes of a use in which a method is better; without methods that are worse in another."""
+    of = [report.outcomes[name] for name in use.outcomes] if use is not MIX else [_mixed_without_noise(report)]
     for one in of:
         best = tuple(method for method in one.best if all(other.better(method) is not False for other in of))
         if best:
@@ -116,12 +116,32 @@ def _deciding(of: list[Outcome]) -> Outcome | None:
     return None
 
 
+def _mixed_without_noise(report: Measured) -> Outcome:
+    """Mixing by methods that add no noise: enough of it mixes any sides, and says nothing of what they are used for."""
+    of = report.outcomes[MIXING]
+    methods = {name: one for name, one in of.methods.items() if not report.methods[name].noise}
+    best = tuple(name for name in of.best if name in methods)
+    better = [name for name in methods if of.better(name)]
+    if better and not best:
+        best = (max(better, key=lambda name: methods[name].change),)
+    return replace(of, methods=methods, best=best)
+
+
+def but_for_noise(report: Measured) -> str:
+    """What "no method is better" needs to be true where one that adds noise mixes better, and mixing is all there is."""
+    of = report.outcomes[MIXING]
+    noisy = any(of.better(name) for name, one in report.methods.items() if one.noise)
+    return " without noise" if noisy and uses(report) == [MIX] else ""
+
+
 def _reason(report: Measured, use: Use, method: str) -> str:
-    of = _deciding([report.outcomes[name] for name in use.outcomes])
+    of = _deciding(report, use)
     assert of is not None
-    before, after = (percent(of.methods[name].value) for name in ("none", method))
+    before, after = (of.methods[name].value for name in ("none", method))
     full = "" if of.limit is None else f" ({percent(of.limit)} is fully mixed)"
-    return f"{OUTCOMES[of.name]} rises from {before} to {after}{full}"
+    # The mean of both sides may fall where each comes closer to being fully mixed.
+    rises = "rises" if after >= before else "is more even around both sides,"
+    return f"{OUTCOMES[of.name]} {rises} from {percent(before)} to {percent(after)}{full}"
 
 
 def _cost(report: Measured, method: str) -> str:
@@ -136,10 +156,10 @@ def _cost(report: Measured, method: str) -> str:
 
 def _others(report: Measured, of: list[Use], method: str) -> str:
     """What other methods reach and cost: the best, if this one is about as good, and one that keeps far more neighbours."""
-    decided = _deciding([report.outcomes[one] for one in of[0].outcomes])
+    decided = _deciding(report, of[0])
     assert decided is not None
     others = [] if method in decided.best else [_highest(decided, decided.best)]
-    if helps := _kinder(report, of, method):
+    if helps := [name for name in _kinder(report, of, method) if name in decided.methods]:
         others.append(_highest(decided, helps))
     if not others:
         return ""
@@ -176,5 +196,5 @@ def _idle(report: Measured, idle: str) -> str:
     if len(report.methods) == 1:
         return "no method was asked to close the gap"
     chance = by_chance(*(report.outcomes[name] for use in uses(report) for name in use.outcomes))
-    none = f"no method is better than doing nothing{chance} for {idle}"
+    none = f"no method{but_for_noise(report)} is better than doing nothing{chance} for {idle}"
     return none if report.means.apart else f"there is no gap to close, and {none}"

@@ -45,14 +45,18 @@ class Compared:
     value, margin : float
         The interval is value ± margin, for other rows like these.
     change, change_margin : float
-        value less that of "none"; where the outcome has a limit, how much nearer to it than "none", below 0 if farther.
-        The intervals of all changes of a report together hold with 95 % confidence. 0 for "none".
+        value less that of "none"; where the outcome has limits, how much nearer its groups are to theirs than those of
+        "none" in the mean, below 0 if farther. The intervals of all changes of a report together hold with 95 % confidence.
+        0 for "none".
+    beyond : tuple of int
+        The groups that are above their limits by more than chance.
     """
 
     value: float
     margin: float
     change: float = 0.0
     change_margin: float = 0.0
+    beyond: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ class Outcome:
     lower : bool
         Whether lower is better.
     limit : float or None
-        The best value, where higher and lower ones are worse; where "none" reaches it, nothing is better.
+        The best value, where higher and lower ones are worse: the mean of the limits of the groups, such as the two sides.
+    full : bool
+        Whether doing nothing reaches the limits, so that there is nothing to gain.
     """
 
     name: str
@@ -82,17 +88,7 @@ class Outcome:
     best: tuple[str, ...] = ()
     lower: bool = False
     limit: float | None = None
-
-    @property
-    def full(self) -> bool:
-        """Whether doing nothing reaches the limit, so that there is nothing to gain."""
-        none = self.methods["none"]
-        return self.limit is not None and none.value + none.margin >= self.limit
-
-    def beyond(self, method: str) -> bool:
-        """Whether the value of the method is above the limit by more than chance."""
-        of = self.methods[method]
-        return self.limit is not None and of.value - of.margin > self.limit
+    full: bool = False
 
     def better(self, method: str) -> bool | None:
         """True: better than doing nothing; False: worse; None: neither better nor worse, as far as these rows show."""
@@ -158,41 +154,44 @@ class Classes:
     most: float
 
 
-def outcome(name: str, scores: dict[str, Scores], tests: int, *, limit: float | None = None) -> Outcome:
-    """The outcome of these scores by method, "none" among them; higher is better, up to the limit.
+def outcome(name: str, scores: dict[str, Scores], tests: int, *, limits: Sequence[float] | None = None) -> Outcome:
+    """The outcome of these scores by method, "none" among them; higher is better, up to the limits.
 
     tests   how many differences the report states
-    limit   the value of sides that do not differ: the nearer to it, the better; where "none" reaches it, no method is better
+    limits  the value of each group if the sides do not differ: the nearer to it, the better. Each group is judged by its own:
+            noise moves source rows away from each other, so that target rows are nearer to them than other source rows, but
+            they are no nearer to target rows; the mean of both sides may then be that of mixed ones. Where "none" reaches the
+            limits, no method is better
     """
-    values = {method: _mean(of, 1, 1.0)[0] for method, of in scores.items()}
-    if limit is not None:
-        scores = {method: _reflected(of, limit) if values[method] > limit else of for method, of in scores.items()}
-    none, wider = scores["none"], WIDER.get(name, 1.0)
-    n = sum(len(group) for _, group in none)
+    wider = WIDER.get(name, 1.0)
+    n = sum(len(group) for _, group in scores["none"])
+    near = scores if limits is None else {method: _reflected(of, limits) for method, of in scores.items()}
     found = {}
     for method, of in scores.items():
-        _, margin = _mean(of, 1, wider)
+        value, margin = _mean(of, 1, wider)
         if margin == 0.0 and not (name == KEPT and method == "none"):
             margin = min(3.0 / n, 1.0)  # all rows alike: the rule of three
-        apart = [(weight, a - b) for (weight, a), (_, b) in zip(of, none, strict=True)]
+        apart = [(weight, a - b) for (weight, a), (_, b) in zip(near[method], near["none"], strict=True)]
         change, of_change = (0.0, 0.0) if method == "none" else _mean(apart, tests, wider)
         if change and not of_change:  # every row changes alike: the rule of three, for as many tests
             of_change = min(-log((1 - CONFIDENCE) / tests) / n, 1.0)
-        found[method] = Compared(values[method], min(margin, 1.0), change, of_change)
-    result = Outcome(name, n, found, limit=limit)
+        found[method] = Compared(value, min(margin, 1.0), change, of_change, _beyond(of, limits, wider))
+    limit = None if limits is None else sum(weight * at for (weight, _), at in zip(scores["none"], limits, strict=True))
+    reached = limits is not None and _short(scores["none"], limits) <= found["none"].margin
+    result = Outcome(name, n, found, limit=limit, full=reached)
     better = {method: of.change for method, of in found.items() if result.better(method)}
     if not better:
         return result
-    first = scores[max(better, key=better.__getitem__)]
+    first = near[max(better, key=better.__getitem__)]
     behind = {
-        method: _mean(
-            [(weight, a - b) for (weight, a), (_, b) in zip(first, scores[method], strict=True)], tests, wider
-        )
+        method: _mean([(weight, a - b) for (weight, a), (_, b) in zip(first, near[method], strict=True)], tests, wider)
         for method in better
     }
     # At the limit there is nothing to gain.
     full = [
-        method for method in better if limit is not None and abs(found[method].value - limit) <= found[method].margin
+        method
+        for method in better
+        if limit is not None and limit - _mean(near[method], 1, 1.0)[0] <= found[method].margin
     ]
     best = tuple(method for method, (less, margin) in behind.items() if less <= margin or method in full)
     return replace(result, best=best)
@@ -248,9 +247,25 @@ def _mean(groups: Scores, tests: int, wider: float) -> tuple[float, float]:
     return value, quantile(tests, min(len(group) for _, group in groups) - 1) * float(error)
 
 
-def _reflected(groups: Scores, limit: float) -> Scores:
-    """Scores with a mean above the limit, as others with one as far below it: the higher, the nearer to the limit."""
-    return [(weight, 2.0 * limit - group) for weight, group in groups]
+def _reflected(groups: Scores, limits: Sequence[float]) -> Scores:
+    """Scores of groups with a mean above their limit, as others with one as far below it: the higher, the nearer to it."""
+    return [
+        (weight, 2.0 * limit - group if group.mean() > limit else group)
+        for (weight, group), limit in zip(groups, limits, strict=True)
+    ]
+
+
+def _short(groups: Scores, limits: Sequence[float]) -> float:
+    """How far the groups that are below their limits are from them, weighted."""
+    return sum(
+        weight * max(limit - float(group.mean()), 0.0) for (weight, group), limit in zip(groups, limits, strict=True)
+    )
+
+
+def _beyond(groups: Scores, limits: Sequence[float] | None, wider: float) -> tuple[int, ...]:
+    """Which groups are above their limits by more than chance."""
+    found = [_mean([(1.0, group)], 1, wider) for _, group in groups]
+    return tuple(at for at, limit in enumerate(limits or ()) if found[at][0] - found[at][1] > limit)
 
 
 def _square(of: Covariance) -> float:

@@ -87,7 +87,7 @@ class Judge:
         """All of them, in the order of the page."""
         x, y = self._sides.x.rows, self._sides.y.rows
         found = {
-            name: outcome(name, scores, tests, limit=fully_mixed(x, y) if name == MIXING else None)
+            name: outcome(name, scores, tests, limits=fully_mixed(x, y) if name == MIXING else None)
             for name, scores in self._scores.items()
         }
         found[GAP] = gap_outcome(gaps, means, min(x, y), tests)
@@ -131,9 +131,9 @@ class Judge:
         return (trained.predict(self._test) == self._asked).astype(np.float64)
 
 
-def fully_mixed(x: int, y: int) -> float:
-    """The mixing rate of x and y rows of one cloud, in which a neighbour's side is left to chance."""
-    return 2 * x * y / ((x + y) * (x + y - 1))
+def fully_mixed(x: int, y: int) -> tuple[float, float]:
+    """The share of foreign neighbours of x target and of y source rows of one cloud, in which a neighbour's side is chance."""
+    return y / (x + y - 1), x / (x + y - 1)
 
 
 def _unit(side: ArraySource, numbers: np.ndarray) -> np.ndarray:

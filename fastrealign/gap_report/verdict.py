@@ -6,13 +6,20 @@ import numpy as np
 
 from fastrealign.core.formatting import count, listed, number, percent
 from fastrealign.diagnostics.mean_gap import cosine
-from fastrealign.gap_report.advice import FAR, MIX, by_chance, choice, uses
+from fastrealign.gap_report.advice import FAR, MIX, but_for_noise, by_chance, choice, uses
 from fastrealign.gap_report.copies import SAME_SIDES
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, MIXING, SEARCH, Outcome
 from fastrealign.gap_report.report_data import Domains, Measured
 from fastrealign.gap_report.sides import FEW
 
+# By the sides whose rows have more neighbours on the other side than if the sides were fully mixed.
+BEYOND = {
+    (): "",
+    (0,): ", beyond fully mixed around target rows",
+    (1,): ", beyond fully mixed around source rows",
+    (0, 1): ", beyond fully mixed",
+}
 # A slope that changes by more than this share is not kept.
 KEEPS = 0.1
 
@@ -73,7 +80,8 @@ def headline(report: Measured) -> str:
             helps.setdefault(method, []).append(use.short)
     if not helps:
         chance = by_chance(*(report.outcomes[name] for use in uses(report) for name in use.outcomes))
-        return f"{gap}; no method helps {listed([use.short for use in uses(report)], 'or')}{chance}"
+        none = f"no method{but_for_noise(report)} helps"
+        return f"{gap}; {none} {listed([use.short for use in uses(report)], 'or')}{chance}"
     return f"{gap}; {listed([f'{name_of(name)} helps {listed(of)}' for name, of in helps.items()])}"
 
 
@@ -112,8 +120,9 @@ def _effects(of: Outcome, text: str) -> str:
     changed: dict[bool, list[str]] = {True: [], False: []}
     for name in sorted(of.methods, key=lambda name: -of.methods[name].change):
         if (better := of.better(name)) is not None:
-            beyond = ", beyond fully mixed" if of.beyond(name) else ""
-            changed[better].append(f"{name_of(name)} ({percent(of.methods[name].value)}{beyond})")
+            method = of.methods[name]
+            beyond = BEYOND[method.beyond]
+            changed[better].append(f"{name_of(name)} ({percent(method.value)}{beyond})")
     mixing = of.name == MIXING
     none = f"no method {'mixes them better' if mixing else 'raises that'}{by_chance(of)}"
     more, less = ("better mixed", "worse") if mixing else ("more", "less")
@@ -130,7 +139,7 @@ def plane_title(report: Measured) -> str:
         return before
     method = choice(report, MIX)
     if method is None:
-        return f"{before}; no method mixes the sides better"
+        return f"{before}; no method{but_for_noise(report)} mixes the sides better"
     return f"{before}, {percent(of.methods[method].value)} with {name_of(method)}"
 
 

@@ -216,8 +216,10 @@ def test_what_an_own_fit_leaves_is_what_it_leaves_on_fresh_captions(rng):
     image, text, fresh = (rng.standard_normal((n, d)) + shift for n, shift in ((2000, 0.3), (400, 0.0), (20_000, 0.0)))
     found = measured(image.astype(np.float32), text.astype(np.float32), np.arange(400.0))
     with pytest.warns(fr.FitWarning, match="50 rows for a width of 64"):
-        left = fr.diagnostics.gap(image, fr.fit(text[:50], image)(fresh))
-    assert 0.6 * left < np.mean([of.left_own for of in found.bins]) < 1.8 * left
+        fits = [fr.fit(text[first : first + 50], image) for first in range(0, 400, 50)]
+    left = np.mean([fr.diagnostics.gap(image, one(fresh)) for one in fits])
+    # A bin of 50 fits on 25 of them: chance is larger by the root of two. In 120 worlds 1.42 with a deviation of 0.07.
+    assert left < np.mean([of.left_own for of in found.bins]) < 1.85 * left
     assert "one fit serves all lengths" in guideline(found)
 
 

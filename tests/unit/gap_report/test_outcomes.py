@@ -40,22 +40,47 @@ def test_the_nearest_to_the_limit_is_best(rng):
     none = np.full(400, 0.1)
     around = {"short": 0.4, "at": 0.5, "far": 0.7, "over": 0.95}
     scores = {name: [(1.0, at + 0.05 * rng.standard_normal(400))] for name, at in around.items()}
-    of = outcome("mixing", {"none": [(1.0, none)], **scores}, 4, limit=0.5)
+    of = outcome("mixing", {"none": [(1.0, none)], **scores}, 4, limits=[0.5])
     assert of.best == ("at",) and [of.better(name) for name in around] == [True, True, True, False]
-    assert [of.beyond(name) for name in around] == [False, False, True, True]
+    assert [of.methods[name].beyond for name in around] == [(), (), (0,), (0,)]
     value = scores["far"][0][1].mean()
     assert of.methods["far"].value == pytest.approx(value) and of.methods["far"].change == pytest.approx(0.9 - value)
     # Two that do not differ from the limit by more than chance are both best, whichever is above.
     both = {"none": [(1.0, none)], "a": scores["at"], "b": [(1.0, 1.0 - scores["at"][0][1])]}
-    assert set(outcome("mixing", both, 2, limit=0.5).best) == {"a", "b"}
+    assert set(outcome("mixing", both, 2, limits=[0.5]).best) == {"a", "b"}
 
 
 def test_at_the_limit_nothing_is_gained():
     none, more = np.full(100, 0.5), np.full(100, 0.6)
-    of = outcome("mixing", {"none": [(1.0, none)], "a": [(1.0, none)], "b": [(1.0, more)]}, 2, limit=0.5)
+    of = outcome("mixing", {"none": [(1.0, none)], "a": [(1.0, none)], "b": [(1.0, more)]}, 2, limits=[0.5])
     assert of.full and of.best == () and of.better("a") is None and of.better("b") is False
-    above = outcome("mixing", {"none": [(1.0, more)], "a": [(1.0, none)], "b": [(1.0, more + 0.1)]}, 2, limit=0.5)
+    above = outcome("mixing", {"none": [(1.0, more)], "a": [(1.0, none)], "b": [(1.0, more + 0.1)]}, 2, limits=[0.5])
     assert above.full and above.best == () and above.better("a") is None and above.better("b") is False
+
+
+def test_each_side_has_a_limit_of_its_own(rng):
+    """What only one side gains beyond its limit counts against the method, as far as it is beyond."""
+
+    def sides(x, y):
+        return [(0.5, at + 0.05 * rng.standard_normal(500)) for at in (x, y)]
+
+    scores = {"none": sides(0.0, 0.0), "even": sides(0.3, 0.3), "noisy": sides(0.02, 0.71), "over": sides(0.0, 1.0)}
+    of = outcome("mixing", scores, 3, limits=[0.5, 0.5])
+    assert of.best == ("even",) and not of.full and of.limit == 0.5
+    assert [of.methods[name].beyond for name in scores] == [(), (), (1,), (1,)]
+    assert of.methods["noisy"].value == pytest.approx(0.365, abs=0.005)
+    assert of.methods["noisy"].change == pytest.approx((0.02 + 0.29) / 2, abs=0.005)
+    assert of.better("over") is None, "as far from its limit as before"
+    # Of sides of 900 and 100 rows, one row in ten of the first has a foreign neighbour, nine of the second.
+    few = {
+        name: [(0.9, x[1] / 5), (0.1, 0.38 + y[1])]
+        for name, (x, y) in {"none": sides(0, 0), "a": sides(0.5, 0.5)}.items()
+    }
+    of = outcome("mixing", few, 1, limits=[0.1, 0.9])
+    assert of.limit == pytest.approx(0.18) and of.best == ("a",) and of.methods["a"].beyond == ()
+    assert outcome("mixing", {"none": few["a"], "a": few["a"]}, 1, limits=[0.1, 0.85]).full
+    # One side at its limit is not enough.
+    assert not outcome("mixing", {"none": sides(0.0, 0.9), "a": sides(0.4, 0.4)}, 1, limits=[0.5, 0.5]).full
 
 
 def test_all_alike_has_the_rule_of_three():
