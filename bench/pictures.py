@@ -1,8 +1,9 @@
 """python -m bench.pictures [--into DIR]: pictures of the README, with their text, and of the docs, from committed results.
 
 Measures nothing, needs no network. docs/speed.png: the newest results of bench/results/cpu-*.json of a processor with AVX-512
-that hold the peers and were measured while others left the machine alone. docs/gap.png: held-out pairs of the embeddings that
-ship. docs/use.png and docs/paper/: bench/results/paper/. The README's text beside each is between its markers.
+that hold the peers and were measured while others left the machine alone; the README's table has the newest of each class.
+docs/gap.png: held-out pairs of the embeddings that ship. docs/use.png and docs/paper/: bench/results/paper/. The README's text
+beside each is between its markers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ISA = "avx512"
-ISA_NAMES = {"avx512": "AVX-512", "avx2": "AVX2"}
+ISA_NAMES = {"avx512": "AVX-512", "avx512vl": "AVX-512VL", "avx2": "AVX2"}
 # Cases of the CPU results, and what they are in words.
 OPERATIONS = {
     ("apply", "plain"): "apply: align rows",
@@ -45,6 +46,11 @@ OPERATIONS = {
 }
 PEERS = ("scikit-learn", "NumPy", "FAISS", "torch eager", "torch.compile", "fast-math loop")
 PEER_NAMES = {"fast-math loop": "C++, -ffast-math"}
+# Columns of the table of machines: a case, the type of rows, and what it is compared with.
+COMPARED = (
+    *((("apply", "plain"), "fp32", peer) for peer in ("NumPy", "torch eager", "torch.compile", "fast-math loop")),
+    *((("reduce", "moments"), dtype, "fast-math loop") for dtype in ("fp32", "bf16")),
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +108,9 @@ def speeds(of: dict[str, Any]) -> dict[str, dict[str, Spread]]:
     }
 
 
-def _cases(of: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """By operation and variant: those of the width and type that are shown."""
-    shown = (case for case in of.get("cases", []) if all(case[key] == value for key, value in SHOWN.items()))
+def _cases(of: dict[str, Any], dtype: Any = SHOWN["dtype"]) -> dict[tuple[str, str], dict[str, Any]]:
+    """By operation and variant: those of the width that is shown, and of this type."""
+    shown = (case for case in of.get("cases", []) if (case["d"], case["dtype"]) == (SHOWN["d"], dtype))
     return {(case["op"], case["variant"]): case for case in shown}
 
 
@@ -151,16 +157,33 @@ def text_of_speed(of: dict[str, Any] | None = None) -> str:
         f"{PEER_NAMES.get(peer, peer)} {', '.join(times(one[peer]) for one in found)}" for peer in found[0]
     )
     apply_, reduce_, _ = (_cases(of)[case] for case in OPERATIONS)
-    m = of["machine"]
     return (
         f"![How many times as fast as others, to align rows, for means and traces, for the gap: {listed}](docs/speed.png)\n\n"
-        f"float32 rows of width {SHOWN['d']}: "
+        f"float32 rows of width {SHOWN['d']}. On the {of['machine']['cpu'].split('(')[0]} of the picture "
         f"`apply` runs at {apply_['gbs']['median']:.1f} GB/s, `reduce` at {reduce_['gbs']['median']:.1f}: "
-        f"{apply_['of_ceiling']['median']:.2f} of the fastest copy loop and "
-        f"{reduce_['of_ceiling']['median']:.2f} of the fastest "
-        f"read loop of that machine ({m['cpu'].split('(')[0].strip()}, {ISA_NAMES[m['isa']]}, "
-        f"{of['settings']['threads']} threads)."
+        f"{apply_['of_ceiling']['median']:.2f} of the fastest copy loop and {reduce_['of_ceiling']['median']:.2f} of the "
+        "fastest read loop (medians of paired runs; the ceiling varies). Times as fast as others, by machine:\n\n"
+        + "\n".join(table_of_machines())
     )
+
+
+def _machine(of: dict[str, Any]) -> str:
+    """ "Intel Xeon (family 6, model 167), AVX-512, 2 threads"."""
+    cpu = of["machine"]["cpu"].replace("(R)", "").replace(" Processor", "")
+    return f"{cpu}, {ISA_NAMES[of['machine']['isa']]}, {of['settings']['threads']} threads"
+
+
+def table_of_machines() -> list[str]:
+    """A row a class of processors, a column each of COMPARED."""
+    names = (
+        f"`{op}`{'' if dtype == SHOWN['dtype'] else f', {dtype}'}: {PEER_NAMES.get(peer, peer)}"
+        for (op, _), dtype, peer in COMPARED
+    )
+    rows = []
+    for of in (newest(isa=isa) for isa in ISA_NAMES):
+        found = (_cases(of, dtype).get(case, {"peers": {}})["peers"].get(peer) for case, dtype, peer in COMPARED)
+        rows.append(f"| {_machine(of)} | {' | '.join(times(spread(one['ours_is'])) if one else '' for one in found)} |")
+    return [f"| machine | {' | '.join(names)} |", f"| --- |{' ---: |' * len(COMPARED)}", *rows]
 
 
 # --- the gap ----------------------------------------------------------------------------------------------------------

@@ -158,6 +158,22 @@ def test_speeds_are_those_of_the_newest_results_of_the_class():
     assert [float(number) for number in said] == pytest.approx(ratios, rel=0.02)
 
 
+def test_the_table_of_machines_has_every_committed_one():
+    for path in (drawing.ROOT / "bench/results").glob("cpu-*.json"):
+        of = json.loads(path.read_text())
+        family = re.search(r"\(family.*?\)", of["machine"]["cpu"])[0]
+        found = {
+            (case["op"], case["variant"], case["dtype"]): case["peers"] for case in of["cases"] if case["d"] == 768
+        }
+        plain = found["apply", "plain", "fp32"]
+        compared = [plain[peer] for peer in ("NumPy", "torch eager", "torch.compile", "fast-math loop")]
+        compared += [found["reduce", "moments", dtype]["fast-math loop"] for dtype in ("fp32", "bf16")]
+        row = next(line for line in README.read_text().splitlines() if line.startswith("| ") and family in line)
+        assert [float(cell) for cell in row.strip("| ").split(" | ")[1:]] == pytest.approx(
+            [one["ours_is"]["median"] for one in compared], rel=0.05
+        )
+
+
 def test_the_newest_results_are_chosen_by_date_among_complete_ones_of_a_quiet_machine(tmp_path):
     whole = pictures.newest()
 
