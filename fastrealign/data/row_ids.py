@@ -169,7 +169,7 @@ class IdsOf:
                 while batch := list(itertools.islice(texts, _STEP)):
                     yield batch
             else:
-                yield from _read(self._file, self._column, self.usual, self.what)
+                yield from self._read(self._file)
         elif self._list is not None:
             yield from _cut(self._list)
         else:
@@ -189,11 +189,57 @@ class IdsOf:
 
     def _of_header(self, names: list[str]) -> tuple[str, int]:
         """Which column of a .csv file holds the values, and how many are expected; 0 where the header may be a value itself."""
-        assert self._file is not None
-        name = _chosen(self._file, self._column, names, self.usual)
+        name = self._chosen(names)
         sure = name == self._column or name in self.usual
         self._header = None if sure else name
         return name, self._rows if sure else 0
+
+    def _chosen(self, names: list[str]) -> str:
+        """Which column of a separate table holds the values; InputError where none of these names does."""
+        path, column = self._file, self._column
+        name = column or first_of(self.usual, names) or (names[0] if len(names) == 1 else self.usual[0])
+        if name not in names:
+            listed = f"its columns are {', '.join(names) or 'none'}"
+            if column is None and names:
+                raise InputError(
+                    f"{path}: has no column {name!r}; {listed}; name one of them, such as {path}:{names[0]}"
+                )
+            raise InputError(f"{path}: has no column {name!r}{meant(name, names, listed)}")
+        return name
+
+    def _read(self, path: AnyPath) -> Iterator[Sequence[Any]]:
+        """The values in a separate file, other than .csv."""
+        suffix = _suffix(path)
+        if suffix == ".parquet":
+            table = ParquetTable(place(path))
+            try:
+                name = self._chosen(table.schema.names)
+            except InputError:
+                table.close()
+                raise
+            yield from _column(table, name)
+            return
+        if suffix == ".txt":
+            lines = (line.rstrip(b"\r\n") for _, _, line in rows_in_lines(path, b"\r\n", self._rows))
+            while part := list(itertools.islice(lines, _STEP)):
+                yield part
+            return
+        try:
+            with reading(path), open_binary(path) as file:
+                values = parsed(file.read()) if suffix == ".json" else np.load(file, allow_pickle=False)
+        except InputError:
+            raise
+        except (ValueError, EOFError) as error:
+            if str(error).startswith("Object arrays"):
+                raise InputError(
+                    f"{path}: holds Python objects; save {self.what} as text, np.save(path, values.astype(str))"
+                ) from None
+            raise InputError(f"{path}: is not readable as {self.what} ({one_line(error)})") from None
+        if isinstance(values, np.ndarray) and values.ndim != 1:
+            raise InputError(f"{path}: holds an array of shape {values.shape}, expected a list of {self.what}")
+        if not isinstance(values, (list, np.ndarray)):
+            raise InputError(f"{path}: holds {described(values)}, expected a list of {self.what}")
+        yield from _cut(values)
 
     def _beside(self, shard: Shard) -> dict[str, Any]:
         """What a shard that is decoded whole holds beside the embeddings: kept for its ids, once their name was looked up."""
@@ -225,49 +271,3 @@ def _column(table: Table, name: str) -> Iterator[list[Any]]:
 def _cut(values: Any) -> Iterator[Sequence[Any]]:
     for lo in range(0, len(values), _STEP):
         yield values[lo : lo + _STEP]
-
-
-def _chosen(path: AnyPath, column: str | None, names: list[str], usual: Sequence[str]) -> str:
-    """Which column of a separate table holds the values; InputError where none of these names does."""
-    name = column or first_of(usual, names) or (names[0] if len(names) == 1 else usual[0])
-    if name not in names:
-        listed = f"its columns are {', '.join(names) or 'none'}"
-        if column is None and names:
-            raise InputError(f"{path}: has no column {name!r}; {listed}; name one of them, such as {path}:{names[0]}")
-        raise InputError(f"{path}: has no column {name!r}{meant(name, names, listed)}")
-    return name
-
-
-def _read(path: AnyPath, column: str | None, usual: Sequence[str], what: str) -> Iterator[Sequence[Any]]:
-    """The ids (or `what` they are) in a separate file, other than .csv."""
-    suffix = _suffix(path)
-    if suffix == ".parquet":
-        table = ParquetTable(place(path))
-        try:
-            name = _chosen(path, column, table.schema.names, usual)
-        except InputError:
-            table.close()
-            raise
-        yield from _column(table, name)
-        return
-    if suffix == ".txt":
-        lines = (line.rstrip(b"\r\n") for _, _, line in rows_in_lines(path, b"\r\n"))
-        while part := list(itertools.islice(lines, _STEP)):
-            yield part
-        return
-    try:
-        with reading(path), open_binary(path) as file:
-            values = parsed(file.read()) if suffix == ".json" else np.load(file, allow_pickle=False)
-    except InputError:
-        raise
-    except (ValueError, EOFError) as error:
-        if str(error).startswith("Object arrays"):
-            raise InputError(
-                f"{path}: holds Python objects; save {what} as text, np.save(path, values.astype(str))"
-            ) from None
-        raise InputError(f"{path}: is not readable as {what} ({one_line(error)})") from None
-    if isinstance(values, np.ndarray) and values.ndim != 1:
-        raise InputError(f"{path}: holds an array of shape {values.shape}, expected a list of {what}")
-    if not isinstance(values, (list, np.ndarray)):
-        raise InputError(f"{path}: holds {described(values)}, expected a list of {what}")
-    yield from _cut(values)

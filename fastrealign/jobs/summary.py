@@ -50,7 +50,7 @@ class Report:
         The first of them, one line each.
     dropped : dict of str to list of [int, int]
         With `bad_rows` "skip", by the names of the output shards that lack rows: the rows that were left out, as runs
-        [first, last], numbered from 0 in the shard. Not in `to_json`; the manifest has them.
+        [first, last], numbered from 0 in the shard; as in the manifest.
     left_out : list of str
         Shards that could not be read and were left out, one line each.
     notes : list of str
@@ -112,8 +112,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps; a gap that was not measured is None."""
-        own_form = ("alignment", "noise", "dropped")
-        value = shown_values({name: part for name, part in vars(self).items() if name not in own_form})
+        value = shown_values({name: part for name, part in vars(self).items() if name not in ("alignment", "noise")})
         a = self.alignment
         own = (
             {"centroid": a.centroid, "sampling": a.sampling and asdict(a.sampling)} if isinstance(a, Alignment) else {}

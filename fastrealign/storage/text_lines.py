@@ -1,4 +1,4 @@
-"""Lines of a text file, the same for every command: no byte order mark, bounded length, blank lines at the end do not count."""
+"""Lines of a text file, the same for every command: no byte order mark, bounded length, blank lines at the end."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def lines_of(path: AnyPath) -> Iterator[tuple[int, int, bytes]]:
             yield number, start, line
 
 
-def rows_in_lines(path: AnyPath, space: bytes | None = None) -> Iterator[tuple[int, int, bytes]]:
-    """`lines_of` a file with a row per line, without blank lines at the end.
+def rows_in_lines(path: AnyPath, space: bytes | None = None, expected: int = 0) -> Iterator[tuple[int, int, bytes]]:
+    """`lines_of` a file with a row per line; blank lines at the end are rows only up to the number that is expected.
 
-    Blank lines before that are b"": they keep their numbers, which may pair them with the rows of another file.
+    Blank lines are b"": they keep their numbers, which may pair them with the rows of another file.
 
     space   the characters of a blank line; None: white space
     """
-    blank = 0
+    number = start = blank = 0
     for number, start, line in lines_of(path):
         if not line.strip(space):
             blank += 1
@@ -51,3 +51,5 @@ def rows_in_lines(path: AnyPath, space: bytes | None = None) -> Iterator[tuple[i
             yield gap, start, b""
         blank = 0
         yield number, start, line
+    for gap in range(number - blank + 1, min(number, expected) + 1):
+        yield gap, start, b""

@@ -174,11 +174,14 @@ def test_rows_without_a_label_are_left_out(tmp_path, labelled):
 
 @pytest.mark.parametrize("blank", [0, 1, 3])
 @pytest.mark.parametrize("after", ["", "\n", "\n\n"])
-def test_rows_without_a_label_at_the_end_of_a_csv_file(tmp_path, labelled, blank, after):
-    """Of one column, in which they are empty lines: other empty lines at the end are no rows."""
+@pytest.mark.parametrize("name", ["l.csv", "l.txt"])
+def test_rows_without_a_label_at_the_end_of_a_file(tmp_path, labelled, blank, after, name):
+    """They are empty lines (of .csv where it has one column): other empty lines at the end are no rows."""
     y, x, labels = labelled
-    (tmp_path / "l.csv").write_text("label\n" + "".join(f"{i}\n" for i in labels[: 60 - blank]) + "\n" * blank + after)
-    classes = fr.report(y, x, labels=tmp_path / "l.csv", methods=("none",)).classes
+    lines = ["label"] if name == "l.csv" else []
+    lines += [*map(str, labels[: 60 - blank]), *[""] * blank]
+    (tmp_path / name).write_text("".join(f"{line}\n" for line in lines) + after)
+    classes = fr.report(y, x, labels=tmp_path / name, methods=("none",)).classes
     assert classes.train + classes.test == 60 - blank
 
 
