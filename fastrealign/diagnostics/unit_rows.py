@@ -159,13 +159,18 @@ def pick(source: RowSource, numbers: np.ndarray, apply: Apply = to_unit) -> Iter
             yield here, out
 
 
+def picked(source: RowSource, numbers: np.ndarray, apply: Apply = to_unit) -> np.ndarray:
+    """All rows that `pick` yields: (n, d)."""
+    out = np.empty((len(numbers), source.d))
+    for here, taken in pick(source, numbers, apply):
+        out[here] = taken
+    return out
+
+
 def sample(source: RowSource, rows: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(numbers, (n, d) float64 unit rows) of a sample without replacement."""
     numbers = draw(count_rows(source), rows, seed)
-    out = np.empty((len(numbers), source.d))
-    for here, taken in pick(source, numbers):
-        out[here] = taken
-    return numbers, out
+    return numbers, picked(source, numbers)
 
 
 def chunks(source: RowSource) -> Iterator[tuple[Piece, int, np.ndarray]]:

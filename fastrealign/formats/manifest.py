@@ -20,7 +20,7 @@ from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.files import reading
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import Place, folder_of, place
-from fastrealign.storage.record_rules import COUNT, MAPPING, NUMBER, TEXT, Rule, check, or_none
+from fastrealign.storage.record_rules import COUNT, LIST, MAPPING, NUMBER, TEXT, Rule, check, or_none
 from fastrealign.storage.records import checked, sealed
 
 # 1 had no checksums.
@@ -271,7 +271,6 @@ _NAME = Rule("the name of a file within a folder", _within)
 _NAMES = Rule(
     "names of files within a folder", lambda value: isinstance(value, (list, dict)) and all(map(_within, value))
 )
-_LIST = Rule("a list", lambda value: isinstance(value, list))
 _SPEC = {
     "kind": TEXT,
     "options": MAPPING,
@@ -285,9 +284,9 @@ _SHARD = {
     "name": _NAME,
     **dict.fromkeys(_COUNTS, COUNT),
     "first_bad": Rule(
-        "a list of rows, each with a reason", lambda value: _LIST.holds(value) and all(map(_is_bad_row, value))
+        "a list of rows, each with a reason", lambda value: LIST.holds(value) and all(map(_is_bad_row, value))
     ),
-    "dropped": or_none(Rule("a list of runs of rows", lambda value: _LIST.holds(value) and all(map(_is_run, value)))),
+    "dropped": or_none(Rule("a list of runs of rows", lambda value: LIST.holds(value) and all(map(_is_run, value)))),
     "ends": TEXT,
     "metadata": or_none(_NAME),
     "whole": or_none(TEXT),
@@ -297,7 +296,7 @@ _MANIFEST = {
     "alignment": or_none(TEXT),
     "gap_before": or_none(NUMBER),
     "gap_left": or_none(NUMBER),
-    "shards": _LIST,
+    "shards": LIST,
     "left_out": Rule("reasons by the names of shards", lambda value: value is None or _is_left_out(value)),
     "columns": Rule("names of columns", lambda value: value is None or _is_left_out({"": value})),
     "asked": MAPPING,

@@ -10,7 +10,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import count
 from fastrealign.data.sources import ArraySource
-from fastrealign.diagnostics.unit_rows import draw, pick
+from fastrealign.diagnostics.unit_rows import draw, picked
 from fastrealign.gap_report.copies import by_thing, first_rows, halves, numbered, things
 from fastrealign.gap_report.outcomes import (
     ACCURACY,
@@ -46,7 +46,7 @@ class Judge:
         if sides.pairs is not None:
             self._pool = draw(sides.pairs[0].rows, POOL, seed)
             self._queries = draw(len(self._pool), QUERIES, seed)
-            of_x, of_y = (_unit(side, self._pool) for side in sides.pairs)
+            of_x, of_y = (picked(side, self._pool) for side in sides.pairs)
             # Copies are one document.
             self._answers, self._selves = numbered(of_x), numbered(of_y)
             self._targets, self._sources = of_x[first_rows(self._answers)], first_rows(self._selves)
@@ -71,7 +71,7 @@ class Judge:
 
     def pairs(self, method: str, after: ArraySource) -> None:
         """Search: each query for its own target row. after: the source rows of the pairs, as mapped."""
-        mapped = _unit(after, self._pool)
+        mapped = picked(after, self._pool)
         answers, selves = self._answers[self._queries], self._selves[self._queries]
         alone, both = hits(mapped[self._queries], answers, selves, self._targets, mapped[self._sources])
         for name, scores in zip(SEARCH, [*alone, both], strict=True):
@@ -80,7 +80,7 @@ class Judge:
     def classifier(self, method: str, mapped: Callable[[], ArraySource]) -> None:
         """A classifier trained on source rows, tested on target rows. mapped: all source rows that methods are fitted on."""
         if self._sides.labels is not None:
-            trained = fitted_classifier(_unit(mapped(), self._train), self._taught)
+            trained = fitted_classifier(picked(mapped(), self._train), self._taught)
             self._add(ACCURACY, method, [(1.0, by_thing(self._right(trained), self._tested))])
 
     def outcomes(self, gaps: dict[str, float], means: Means, tests: int) -> dict[str, Outcome]:
@@ -121,8 +121,8 @@ class Judge:
                     f"labels of the {side}: {count(len(taught), 'row', 'have')} a class that both sides have: "
                     f"{count(classes, 'class')}, expected at least 2; label more rows"
                 )
-        self._test, self._tested = _unit(sides.x, test), sides.numbers[0][test]
-        by_own = fitted_classifier(_unit(sides.to_fit[0], own), fit_x[own])
+        self._test, self._tested = picked(sides.x, test), sides.numbers[0][test]
+        by_own = fitted_classifier(picked(sides.to_fit[0], own), fit_x[own])
         share = np.bincount(self._asked).max() / len(test)
         right = float(self._right(by_own).mean())
         self.classes = Classes(labels.names, len(self._train), len(test), right, float(share))
@@ -134,10 +134,3 @@ class Judge:
 def fully_mixed(x: int, y: int) -> tuple[float, float]:
     """The share of foreign neighbours of x target and of y source rows of one cloud, in which a neighbour's side is chance."""
     return y / (x + y - 1), x / (x + y - 1)
-
-
-def _unit(side: ArraySource, numbers: np.ndarray) -> np.ndarray:
-    out = np.empty((len(numbers), side.d))
-    for here, rows in pick(side, numbers):
-        out[here] = rows
-    return out

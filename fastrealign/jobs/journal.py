@@ -31,7 +31,7 @@ from fastrealign.core.version import __version__
 from fastrealign.formats.manifest import FORMAT, JobSpec, ShardRecord
 from fastrealign.storage.append_log import open_append_log, read_append_log
 from fastrealign.storage.paths import Place
-from fastrealign.storage.record_rules import COUNT, TEXT, Rule, check, or_none
+from fastrealign.storage.record_rules import COUNT, LIST, TEXT, check, or_none
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
 
 
@@ -209,7 +209,8 @@ class Journal:
         """
         with self._lock:
             if self._pending is None:
-                self._pending = self._new_group(sums.d)
+                of = "" if self.noted.spec is None else self.noted.spec.digest
+                self._pending = Group([], ExactSum(sums.d), of, self.noted.alignment)
             self._pending.shards.append(shard)
             self._pending.sums.add(sums)
             if time.monotonic() - self._written >= self._log.seconds_a_line:
@@ -250,10 +251,6 @@ class Journal:
     def _append(self, value: dict[str, Any]) -> None:
         self._log.append(sealed(json.dumps(value).encode()) + b"\n")
 
-    def _new_group(self, d: int) -> Group:
-        spec = self.noted.spec
-        return Group([], ExactSum(d), "" if spec is None else spec.digest, self.noted.alignment)
-
 
 def _line(group: Group) -> dict[str, Any]:
     return {
@@ -283,7 +280,7 @@ def _group(value: dict[str, Any]) -> Group:
 
 _LINE = {"format": or_none(COUNT), "alignment": or_none(TEXT)}
 _GROUP = {
-    "shards": Rule("a list", lambda value: isinstance(value, list)),
+    "shards": LIST,
     "count": COUNT,
     "fraction_bits": or_none(COUNT),
     "low": TEXT,

@@ -5,8 +5,8 @@ Callers run them inside `one_thread`, so that the same moments give the same bit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 
@@ -95,17 +95,9 @@ def _check_spread(trace: float, largest: float) -> None:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """With BLAS on one thread, where threadpoolctl is installed: LAPACK's last digits depend on their number."""
-    with _limits()(limits=1, user_api="blas"):
-        yield
-
-
-def _limits() -> Any:
     try:
-        return optional("threadpoolctl", "sklearn", "one thread of BLAS").threadpool_limits
+        limited = optional("threadpoolctl", "sklearn", "one thread of BLAS").threadpool_limits(1, "blas")
     except InputError:
-        return _unlimited
-
-
-@contextmanager
-def _unlimited(**_: Any) -> Iterator[None]:
-    yield
+        limited = nullcontext()
+    with limited:
+        yield

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastrealign.formats.saved_tensors import check_record
 from fastrealign.storage.paths import AnyPath
-from fastrealign.storage.record_rules import COUNT, NOT_NEGATIVE, NUMBER, TEXT, Rule, or_none
+from fastrealign.storage.record_rules import COUNT, LIST, NOT_NEGATIVE, NUMBER, TEXT, Rule, or_none
 
 _RECORD = {
     "how": TEXT,
@@ -19,7 +19,7 @@ _RECORD = {
     "bound": or_none(NOT_NEGATIVE),
     "confidence": or_none(NOT_NEGATIVE),
     "seed": or_none(NOT_NEGATIVE),
-    "generations": or_none(Rule("a list", lambda value: isinstance(value, list))),
+    "generations": or_none(LIST),
 }
 _GENERATION = {
     "rows_source": COUNT,

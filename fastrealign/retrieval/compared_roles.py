@@ -12,7 +12,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.wording import option
-from fastrealign.diagnostics.unit_rows import draw, pick
+from fastrealign.diagnostics.unit_rows import draw, picked
 from fastrealign.methods import role_pairs
 from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.fit_options import BALANCED
@@ -37,14 +37,6 @@ class Mapped:
     method: str
 
 
-def rows_at(side: Rows, numbers: np.ndarray) -> np.ndarray:
-    """Unit rows with these numbers, float64."""
-    out = np.empty((len(numbers), side.source.d))
-    for here, taken in pick(side.source, numbers):
-        out[here] = taken
-    return out
-
-
 class Fitting:
     """Fits roles on the documents and on half of the queries, and maps the other half of them."""
 
@@ -53,7 +45,7 @@ class Fitting:
         numbers = np.union1d(others, judged.queries)
         n = len(numbers)
         self.halves = n >= FEW
-        self._rows = rows_at(queries, numbers)
+        self._rows = picked(queries.source, numbers)
         self._half = np.random.default_rng(seed).permutation(n) % 2 if self.halves else np.zeros(n, int)
         self._judged = np.searchsorted(numbers, judged.queries)
         self._documents = documents
@@ -112,7 +104,7 @@ class Fitting:
         for role, of in self._relevant.items():
             other = self._half[self._judged[of.query]] != measured
             documents, place = np.unique(of.document[other], return_inverse=True)
-            rows = rows_at(self._documents[role], documents)[place]
+            rows = picked(self._documents[role].source, documents)[place]
             pairs[QUERY, role] = (self._rows[self._judged[of.query[other]]], rows)
         return pairs
 

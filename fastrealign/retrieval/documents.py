@@ -113,13 +113,8 @@ def judged_by_ids(judgements: Judgements, queries: Rows, documents: Mapping[str,
     names = list(judgements.grades)
     rows = queries.ids.find(names)
     notes = _missing("judged query", [names[i] for i in np.flatnonzero(rows < 0)], queries.ids_from)
-    pairs = [
-        (row, of)
-        for name, row in zip(names, rows.tolist(), strict=True)
-        if row >= 0
-        for of in [judgements.grades[name]]
-    ]
-    pairs.sort(key=lambda pair: pair[0])
+    there = sorted(pair for pair in zip(rows.tolist(), names, strict=True) if pair[0] >= 0)
+    pairs = [(row, judgements.grades[name]) for row, name in there]
     wanted = list(dict.fromkeys(id for _, of in pairs for id in of))
     found = {role: dict(zip(wanted, one.ids.find(wanted).tolist(), strict=True)) for role, one in documents.items()}
     unknown = [id for id in wanted if all(of[id] < 0 for of in found.values())]

@@ -21,7 +21,7 @@ from fastrealign.core.wording import option
 from fastrealign.data.id_index import RowNumbers
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import FileSource
-from fastrealign.diagnostics.unit_rows import unit_blocks
+from fastrealign.diagnostics.unit_rows import picked, unit_blocks
 from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.fit_options import BLOCKWISE, own_name
 from fastrealign.methods.role_fits import ROLE_METHODS
@@ -30,7 +30,7 @@ from fastrealign.methods.roles import Roles
 from fastrealign.retrieval.apply_recipe import ApplyRecipe
 from fastrealign.retrieval.array_arguments import IdsLike, QrelsLike
 from fastrealign.retrieval.bootstrap import figures
-from fastrealign.retrieval.compared_roles import FEW, PAIRED, Fitting, by_roles, opened_roles, rows_at
+from fastrealign.retrieval.compared_roles import FEW, PAIRED, Fitting, by_roles, opened_roles
 from fastrealign.retrieval.documents import (
     IMAGE,
     QUERY,
@@ -205,7 +205,7 @@ def _measure(
     for name in names:
         fitting.check(name)
     notes = [*judged.notes, *_notes(documents, judged, fitting, names)]
-    raw = rows_at(queries, judged.queries)
+    raw = picked(queries.source, judged.queries)
     scores: dict[str, MethodScores] = {}
     values = []
     with _said_once():

@@ -9,9 +9,9 @@ import numpy as np
 from fastrealign.core import checks
 from fastrealign.core.errors import InputError
 from fastrealign.data.row_source import RowsLike
+from fastrealign.diagnostics.unit_rows import picked
 from fastrealign.methods.role_pairs import MOST
 from fastrealign.retrieval.array_arguments import IdsLike, QrelsLike
-from fastrealign.retrieval.compared_roles import rows_at
 from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, judged_rows, open_sides
 
 
@@ -67,6 +67,6 @@ def judged_pairs(
         rows = []
         for side, numbers in ((sides[QUERY], judged.queries[of.query[some]]), (sides[role], of.document[some])):
             once, place = np.unique(numbers, return_inverse=True)
-            rows.append(rows_at(side, once)[place])
+            rows.append(picked(side.source, once)[place])
         pairs[QUERY, role] = rows[0], rows[1]
     return pairs

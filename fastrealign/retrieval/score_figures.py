@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign.diagnostics.unit_rows import draw, pick
+from fastrealign.diagnostics.unit_rows import draw, picked
 from fastrealign.methods.method import Method
 from fastrealign.retrieval.documents import IMAGE, TEXT, Judged, Rows
 from fastrealign.retrieval.ranking import MIXED, Found
@@ -46,10 +46,7 @@ def distributions(documents: Mapping[str, Rows], maps: Mapping[str, Method], see
     rows = {}
     for role, side in documents.items():
         if side.rows > 1:
-            numbers = draw(side.rows, SAMPLE, seed)
-            rows[role] = np.empty((len(numbers), side.source.d))
-            for here, taken in pick(side.source, numbers, maps[role].apply):
-                rows[role][here] = taken
+            rows[role] = picked(side.source, draw(side.rows, SAMPLE, seed), maps[role].apply)
     pairs = {"text–text": (TEXT, TEXT), "image–image": (IMAGE, IMAGE), "image–text": (IMAGE, TEXT)}
     found = {}
     for name, (one, other) in pairs.items():

@@ -23,7 +23,7 @@ from fastrealign.retrieval.array_arguments import ArrayLike, array_of
 from fastrealign.retrieval.calibration import FORMS, LABELLED, SCORE_METHODS, Calibration, checked_cosines
 from fastrealign.retrieval.labelled import ModalityPair, Pair, curves_of, naming, open_pair, pair_name
 from fastrealign.retrieval.thresholds import COLUMNS, Curve, Threshold
-from fastrealign.storage.record_rules import NOT_NEGATIVE, TEXT, Rule
+from fastrealign.storage.record_rules import LIST, NOT_NEGATIVE, TEXT, Rule
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 # Below it is what indexes return where they found fewer than asked: -inf, or the lowest float32.
 _NOTHING_FOUND = -1e38
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_LIST = Rule("a list", lambda value: isinstance(value, list))
-_RECORD = {"method": TEXT, "pairs": _LIST}
+_RECORD = {"method": TEXT, "pairs": LIST}
 _PAIR = {"query": TEXT, "document": TEXT, "form": Rule(" or ".join(FORMS), FORMS.__contains__)}
 _CURVE = {"relevant": NOT_NEGATIVE, "weight": NOT_NEGATIVE}
 

@@ -24,8 +24,7 @@ def interval(ends: tuple[float, float]) -> str:
 
 def choice_of(report: Measured) -> str | None:
     """The method to take: of those that raise the deciding metric and lower it in no corpus, the one with most; or None."""
-    safe = [name for name in _raising(report) if not _lowered_corpora(report, name)]
-    return max(safe, key=lambda name: _deciding(report)[name].value, default=None)
+    return _highest(report, [name for name in _raising(report) if not _lowered_corpora(report, name)])
 
 
 def advice_of(report: Measured) -> str:
@@ -40,13 +39,12 @@ def advice_of(report: Measured) -> str:
             f", and it lowers {DECIDING} neither in text alone nor in images alone" if len(report.corpora) == 3 else ""
         )
         return f"Take {method_name(chosen)}: {why}{safe}."
-    raising = _raising(report)
-    if not raising:
+    best = _highest(report, _raising(report))
+    if best is None:
         if _too_few(report):
             return f"Too few queries differ to say ({_differing(report)}); judge more queries."
         before = score(_deciding(report)["none"].value)
         return f"Leave the embeddings as they are: no method raises {where} ({before}) by more than chance."
-    best = max(raising, key=lambda name: _deciding(report)[name].value)
     falls = [
         f"from {score(of['none'].value)} to {score(of[best].value)} {_where(corpus)}"
         for corpus in _lowered_corpora(report, best)
@@ -60,8 +58,7 @@ def advice_of(report: Measured) -> str:
 
 def take_of(report: Measured) -> tuple[str, ...]:
     """How to take the method that the advice names, a step a line; none where it names none."""
-    raising = _raising(report)
-    best = choice_of(report) or max(raising, key=lambda name: _deciding(report)[name].value, default=None)
+    best = choice_of(report) or _highest(report, _raising(report))
     return () if best is None else report.take[best]
 
 
@@ -89,12 +86,10 @@ def headline(report: Measured) -> str:
     where = _where(report.corpora[0])
     if len(report.methods) == 1:
         return f"{DECIDING} {score(before)} {where}"
-    chosen = choice_of(report)
-    raising = _raising(report)
-    if chosen is None and not raising:
+    best = choice_of(report) or _highest(report, _raising(report))
+    if best is None:
         said = "too few queries to compare" if _too_few(report) else "no method raises it"
         return f"{DECIDING} {score(before)} {where}; {said}"
-    best = chosen or max(raising, key=lambda name: _deciding(report)[name].value)
     after = _deciding(report)[best].value
     return f"{method_name(best)} raises {DECIDING} {where} from {score(before)} to {score(after)}"
 
@@ -129,6 +124,11 @@ def _kept(report: Measured, role: str) -> str:
 
 def _deciding(report: Measured) -> dict[str, Figure]:
     return dict(report.figures[report.corpora[0], DECIDING])
+
+
+def _highest(report: Measured, names: list[str]) -> str | None:
+    """Of these methods the one with the highest deciding metric; None of none."""
+    return max(names, key=lambda name: _deciding(report)[name].value, default=None)
 
 
 def _raising(report: Measured) -> list[str]:

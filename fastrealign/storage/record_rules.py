@@ -37,6 +37,7 @@ COUNT = Rule("a whole number from 0 to 2^63 - 1", lambda value: type(value) is i
 SEED = Rule("a whole number from 0 to 2^64 - 1", lambda value: type(value) is int and 0 <= value < 2**64)
 TEXT = Rule("text", lambda value: isinstance(value, str))
 MAPPING = Rule("a record", lambda value: isinstance(value, dict))
+LIST = Rule("a list", lambda value: isinstance(value, list))
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 
 

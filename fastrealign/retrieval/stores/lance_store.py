@@ -210,6 +210,11 @@ class LanceStore:
         numbers = {field.name(): field.id() for field in self._data.lance_schema.fields()}
         return {name: numbers[name] for name in self._names() if name in numbers}
 
+    def _lacks_columns(self, fragment: Any) -> bool:
+        """Whether a fragment, or the table, has no values of one of these columns."""
+        fields = self._fields()
+        return len(fields) < len(self._names()) or not {*fields.values()} <= numbers_in(fragment)
+
     def _pending_in(self, fragment: Any) -> int:
         """How many rows of a fragment have no aligned vector, or one of another role; a pass over the column, made once."""
         known = self._data.version, fragment.fragment_id
@@ -218,8 +223,7 @@ class LanceStore:
         return self._counted[known]
 
     def _count_pending(self, fragment: Any) -> int:
-        fields = self._fields()
-        if len(fields) < len(self._names()) or not {*fields.values()} <= numbers_in(fragment):
+        if self._lacks_columns(fragment):
             return fragment.count_rows()
         lacking = f"`{self.target}` is null"
         if len(self._names()) > 1:
@@ -265,8 +269,9 @@ class LanceStore:
         """
         fields = self._fields()
         made = made_of(self._data, self.column, fragment)
-        lacks = len(fields) < len(self._names()) or not {*fields.values()} <= numbers_in(fragment)
-        if lacks or all(made in path for path in files_with(fragment.metadata, fields.values())):
+        if self._lacks_columns(fragment) or all(
+            made in path for path in files_with(fragment.metadata, fields.values())
+        ):
             return np.zeros(fragment.physical_rows, bool)
         columns = self._columns(by)
         return changed_in(self._batches(fragment, columns.named(*fields)), fragment.physical_rows, align, columns)
