@@ -9,7 +9,7 @@ _LOOKS: dict[str, tuple[str, str, Any]] = {
     "none": ("none", "#7d8590", (0, (4, 2))),
     "mean-shift": ("mean shift", "#8a6d00", (0, (1, 1))),
     "c3": ("C3", "#b03a83", (0, (5, 1.5, 1, 1.5))),
-    "bca": ("BCA", "#2c8a57", (0, (2, 1))),
+    "bca": ("blockwise", "#2c8a57", (0, (2, 1))),
     "anchor": ("anchor", "#7a62c9", "-"),
     "anchor-trace": ("anchor + trace", "#0b8494", "-"),
     "realign": ("ReAlign", "#d9661f", "-"),

@@ -82,9 +82,9 @@ def test_closing_a_gap_that_mixes_nothing(reports):
 def test_where_blockwise_wins(reports):
     report = reports(worlds.blockwise_wins)
     assert {report.outcomes[name].best for name in ("recall@1", "one_index_recall@10", "mixing")} == {("bca",)}
-    assert report.advice.startswith("Use BCA for search") and named(report.advice, report) == {"bca"}
+    assert report.advice.startswith("Use blockwise for search") and named(report.advice, report) == {"bca"}
     assert "of the neighbours within the source and a product with a matrix" in report.advice
-    # ReAlign does not help search among the target alone, so it may not be named beside BCA.
+    # ReAlign does not help search among the target alone, so it may not be named beside it.
     assert not REALIGN & better(report, "recall@1")
 
 
@@ -113,7 +113,9 @@ def test_a_clip_like_gap(reports):
 def test_no_gap_to_speak_of_and_other_spectra(reports):
     report = reports(worlds.small_gap_other_spectra)
     assert {"bca", "c3"} <= better(report, "mixing") and not REALIGN & better(report, "mixing")
-    assert report.advice.startswith("Use BCA") and named(report.advice, report) == {"bca"}, "noise mixes any sides"
+    assert report.advice.startswith("Use blockwise") and named(report.advice, report) == {"bca"}, (
+        "noise mixes any sides"
+    )
 
 
 def test_more_than_fully_mixed_is_no_gain(reports):
@@ -233,7 +235,9 @@ def test_a_kinder_method_is_compared_in_what_decides(reports):
     ):
         figures(name, bca=bca, realign=realign, **others)
     advice = dataclasses.replace(report, outcomes=outcomes).advice
-    assert advice.startswith("Use BCA for search from the source for the target: R@5 rises from 10.0 % to 50.0 %; ")
+    assert advice.startswith(
+        "Use blockwise for search from the source for the target: R@5 rises from 10.0 % to 50.0 %; "
+    )
     assert "where ReAlign reaches 30.0 % and costs 10.0 %" in advice
 
 
@@ -242,7 +246,7 @@ def test_a_kinder_method_is_compared_in_what_decides(reports):
     [(0.52, "realign"), (0.46, "realign"), (0.44, "bca"), (0.54, "realign"), (0.57, "bca")],
 )
 def test_of_methods_that_mix_about_as_well_the_one_that_keeps_neighbours(reports, realign, chosen):
-    """BCA mixes fully and keeps few neighbours; ReAlign keeps most. Nine tenths of the change is about as well mixed."""
+    """Blockwise mixes fully and keeps few neighbours; ReAlign keeps most. Nine tenths of the change is about as well mixed."""
     report = reports(worlds.clip_like)
     methods = {name: report.methods[name] for name in ("none", "bca", "realign")}
 
@@ -401,7 +405,7 @@ def test_a_slope_that_every_method_changes_is_not_called_kept(reports):
         "ReAlign keeps the source's slope (1.00, 1.09 after); C3 changes it to 0.50"
     )
     assert title(none=1.0, realign=1.0, bca=1.09) == (
-        "Every method keeps the source's slope (1.00): ReAlign 1.00 after, BCA 1.09"
+        "Every method keeps the source's slope (1.00): ReAlign 1.00 after, blockwise 1.09"
     )
 
 
