@@ -60,7 +60,7 @@ class Change:
         column = "" if self.column is None else f" of {self.column!r}"
         bad = f", {self.bad_rows:,} without a direction left out" if self.bad_rows else ""
         return (
-            f"centroid moved by {self.shift:.3g} +- {self.shift_bound:.2g}, trace by {self.trace_change:+.2%} +- "
+            f"mean moved by {self.shift:.3g} +- {self.shift_bound:.2g}, trace by {self.trace_change:+.2%} +- "
             f"{self.trace_change_bound:.2%} ({_read(self.rows, self.of, column)}{bad})"
         )
 

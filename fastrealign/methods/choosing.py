@@ -3,7 +3,7 @@
 Every method is fitted and its maps are tried in one index of all documents of the pairs. The simplest method is taken that is
 not worse than the best by more than a standard error of their difference, which is of the same queries. Where the gap is small,
 a method is left out that lowers a kind of pairs by more than a standard error, in the index or among documents of one role, or
-that finds more than none does by less than two standard errors.
+that finds more than doing nothing does by less than two standard errors.
 
 balanced   centred, and then the cosines of some roles of documents are made smaller by one factor, so that the best document
            that is not a query's own has the same cosine in every role, in the mean over queries: a wrong caption does not come
@@ -45,7 +45,7 @@ AUTO = "auto"
 _SIMPLEST_FIRST = ("none", "centred", "anchor", "anchor-trace", "realign", "realign-exact", BALANCED, "z-score", "bca")
 # The gap is large where without a map documents of a role are found less than this part as often as in an index of their own.
 _LARGE = 0.25
-# Where it is small, a method finds more than none does by so many standard errors, or is not worth its map.
+# Where it is small, a method finds more than doing nothing does by so many standard errors, or is not worth its map.
 _WORTH = 2.0
 
 
@@ -246,8 +246,12 @@ def _against(pairs: Pairs, tried: _Tried, name: str) -> str | None:
                 return f"it lowers {kind} {where} by {lost.mean():.3f} (standard error {error:.3f})"
     lead, error = _lead(pairs, tried, name, "none")
     if lead <= 0.0:
-        return "it finds no more than none"
-    return None if lead > _WORTH * error else f"it finds only {lead:.3f} more than none (standard error {error:.3f})"
+        return "it finds no more than doing nothing"
+    return (
+        None
+        if lead > _WORTH * error
+        else f"it finds only {lead:.3f} more than doing nothing (standard error {error:.3f})"
+    )
 
 
 def _figures(trial: Trial) -> str:

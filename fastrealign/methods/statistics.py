@@ -137,7 +137,7 @@ def check_side(name: str, side: SideStatistics) -> None:
     d = len(side.mean)
     if side.count < d:
         warn(
-            f"{name}: {side.count} rows for a width of {d}; the centroid is uncertain by about "
+            f"{name}: {side.count} rows for a width of {d}; the mean is uncertain by about "
             f"{np.sqrt(side.trace / side.count):.2g} (sqrt(trace/rows)), aim for 10,000 rows or more"
         )
 
@@ -151,9 +151,7 @@ def check_target(name: str, side: SideStatistics) -> None:
 def warn_of_no_centroid(name: str, side: SideStatistics) -> None:
     """A warning where there is no centroid to move to."""
     if np.linalg.norm(side.mean) < NO_CENTROID:
-        warn(
-            f"{name}: the mean of the unit rows is zero, so there is no centroid to move to; were they centred already?"
-        )
+        warn(f"{name}: the mean of the unit rows is zero, so there is no mean to move to; were they centred already?")
 
 
 def check_differ(source: str, y: SideStatistics, target: str, x: SideStatistics) -> None:

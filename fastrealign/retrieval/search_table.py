@@ -23,7 +23,10 @@ MEANINGS = {
     own(IMAGE): "R@10 of relevant images, among text and images",
     SHARE: "share of images among the first 10 results",
 }
-KEY = "+ better than none, - worse: the 95 % interval of the paired difference excludes zero. Each interval holds by itself."
+KEY = (
+    "+ better than doing nothing, - worse: the 95 % interval of the paired difference excludes zero. Each interval holds by "
+    "itself."
+)
 
 
 @dataclass(frozen=True, eq=False)

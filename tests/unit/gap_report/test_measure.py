@@ -196,7 +196,7 @@ def test_fewer_rows_than_directions_are_named_not_nan(few):
     assert report.target_spectrum.rank == 39
     said = "\n".join(report.notes)
     assert "source: its 40 rows span 39 of 64 directions (rank-deficient)" in said
-    assert "source: 40 rows for a width of 64; the centroid is uncertain" in said
+    assert "source: 40 rows for a width of 64; the mean is uncertain" in said
     assert report.methods["realign"].spectrum.power.last <= 39
 
 

@@ -96,7 +96,7 @@ def chosen_among(n=400, **methods):
 @pytest.mark.parametrize(
     ("methods", "taken", "said"),
     [
-        ({"centred": (0, 2)}, "none", "finds only 0.003 more than none"),
+        ({"centred": (0, 2)}, "none", "finds only 0.003 more than doing nothing"),
         ({"centred": (0, 40)}, "centred", "centred is the best."),
         ({"centred": (0, -5)}, "none", "centred is left out since it lowers query:image in the index by 0.013"),
         ({"centred": (-1, 40)}, "centred", "centred is the best."),  # one pair is one standard error
@@ -108,7 +108,7 @@ def chosen_among(n=400, **methods):
         ),
         ({"centred": (0, 10), "balanced": (0, 60)}, "balanced", "balanced is the best."),
         ({"centred": (0, 40), "balanced": (-2, 60)}, "centred", "balanced is left out since it lowers query:text"),
-        ({"centred": (0, 0)}, "none", "centred is left out since it finds no more than none"),
+        ({"centred": (0, 0)}, "none", "centred is left out since it finds no more than doing nothing"),
     ],
 )
 def test_the_rule(methods, taken, said):

@@ -240,9 +240,7 @@ def test_options_that_do_not_exist(rows_of):
 
 def test_a_target_without_a_centroid_is_warned_of(rows_of):
     half = rows_of(500, 5)
-    with pytest.warns(
-        fr.FitWarning, match="target: the mean of the unit rows is zero, so there is no centroid"
-    ) as seen:
+    with pytest.warns(fr.FitWarning, match="target: the mean of the unit rows is zero, so there is no mean") as seen:
         fr.fit(rows_of(900, 5), np.concatenate([half, -half]))
     assert seen[0].filename == __file__
 
@@ -253,7 +251,7 @@ def test_few_rows_are_warned_of_with_the_error_to_expect(sides_of):
         found = fr.fit(y, x)
     assert [warning.filename for warning in seen] == [__file__]
     message = str(seen[0].message)
-    assert message.startswith("source: 30 rows for a width of 64; the centroid is uncertain by about ")
+    assert message.startswith("source: 30 rows for a width of 64; the mean is uncertain by about ")
     assert "\n" not in message
     stated = float(re.search(r"about (\S+) ", message).group(1))
     assert stated == pytest.approx(np.sqrt(found.trace_source / 30), rel=0.05)

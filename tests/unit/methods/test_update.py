@@ -245,7 +245,7 @@ def test_check_on_the_command_line(saved, capsys):
     assert capsys.readouterr().out == ""
     assert main(["check", a, str(saved / "moved.npy")]) == 3
     said = capsys.readouterr().out
-    assert "the alignment does not hold: it leaves a gap of" in said and "centroid moved by" in said
+    assert "the alignment does not hold: it leaves a gap of" in said and "mean moved by" in said
     assert main(["check", a, str(saved / "gone.npy")]) == 2
 
 
@@ -318,7 +318,7 @@ def test_rows_at_the_target_are_named_and_no_update_is_advised(saved, capsys):
         assert main(["check", *words]) == 3
         said = capsys.readouterr().out
         advice = "look like images or aligned rows; give rows of its source (text), not aligned yet"
-        assert advice in said and "--decay" not in said and "centroid moved by" in said
+        assert advice in said and "--decay" not in said and "mean moved by" in said
         found = fr.check(*words)
         assert found.at_target and advice in str(found) and "fr.update" not in str(found)
         with pytest.warns(FitWarning, match="look like images or aligned rows"):
