@@ -160,16 +160,13 @@ class Embeddings:
         numbers = np.asarray(numbers)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"{self.name}: rows {numbers.min()} to {numbers.max()} of {len(self)}")
-        order = np.argsort(numbers, kind="stable")
-        wanted, back = np.unique(numbers[order], return_inverse=True)
+        wanted, back = np.unique(numbers, return_inverse=True)
         found = np.empty((len(wanted), self.dim), np.float32)
         ends = np.searchsorted(wanted, self._starts)
         for i in np.flatnonzero(np.diff(ends)):
             lo, hi = ends[i], ends[i + 1]
             self._read(int(i), wanted[lo:hi] - self._starts[i], found[lo:hi])
-        result = np.empty((len(numbers), self.dim), np.float32)
-        result[order] = found[back]
-        return result
+        return found[back]
 
     def pass_numbers(self, numbers: np.ndarray) -> np.ndarray:
         """int64 (n,): the numbers that these rows have where a method maps the whole source (`baselines.Mapped`)."""

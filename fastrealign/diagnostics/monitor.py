@@ -174,7 +174,7 @@ class GapMonitor:
 
         Nothing is written if the log has changed.
         """
-        with open_briefly(log, "another log") as lines:
+        with open_briefly(log) as lines:
             if lines.size > self._size and b"\n" not in lines.text()[self._size :]:
                 lines.cut(self._size)  # part of a line, which could not be removed when writing it failed
             if lines.size != self._size:
@@ -274,7 +274,7 @@ class GapMonitor:
         )
 
     def _resume(self, log: Path) -> None:
-        with open_briefly(log, "another log") as lines:
+        with open_briefly(log) as lines:
             self.records, self._size = parse_log(lines.text(), log)
             lines.cut(self._size)
             if not self._handed_in:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 
@@ -22,22 +23,23 @@ FEW_COLUMNS = 5
 
 def html_page(report: Measured) -> str:
     """The page, whole."""
+    lengths = length_section(report.by_length) if report.by_length else ""
+    notes = notes_of([*noise_of(report), *report.notes])
+    papers = "Methods and metrics: arXiv 2602.07026, arXiv 2605.07825"
+    sections = [_head(report), _table(report), lengths, notes]
+    return document(headline(report), sections, svgs(report), f"{basis(report)}. {papers}")
+
+
+def document(title: str, sections: list[str], figures: Iterable[tuple[Drawing, list[str]]], measured: str) -> str:
+    """An HTML file of these sections, each figure with the <svg> of its panels, and a line on what was measured."""
     lines = [
-        _head(report),
-        _table(report),
-        length_section(report.by_length) if report.by_length else "",
-        _notes(report),
+        *sections,
         '<section class="figures" aria-label="Figures">',
-        *(figure_card(drawing, panels) for drawing, panels in svgs(report)),
+        *(_figure_card(drawing, panels) for drawing, panels in figures),
         "</section>",
-        f"<footer>Measured and drawn by fastrealign {__version__}: {escape(basis(report))}. Methods and metrics: "
-        "arXiv 2602.07026, arXiv 2605.07825.</footer>",
+        f"<footer>Measured and drawn by fastrealign {__version__}: {escape(measured)}.</footer>",
     ]
-    return document(headline(report), "\n".join(lines))
-
-
-def document(title: str, body: str) -> str:
-    """An HTML file of this content, with the styles of reports."""
+    body = "\n".join(lines)
     style = files("fastrealign.gap_report").joinpath("page.css").read_text("utf-8")
     return f"""<!doctype html>
 <html lang="en">
@@ -118,14 +120,12 @@ def _cell(row: Row, name: str) -> str:
     return f"<td{kind}>{mark}{cell.value}{small}</td>"
 
 
-def _notes(report: Measured) -> str:
-    notes = [*noise_of(report), *report.notes]
-    if not notes:
-        return ""
-    return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>'
+def notes_of(notes: Sequence[str]) -> str:
+    """The section of notes; "" for none."""
+    return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>' if notes else ""
 
 
-def figure_card(drawing: Drawing, panels: list[str]) -> str:
+def _figure_card(drawing: Drawing, panels: list[str]) -> str:
     several = " several" if len(panels) > 1 else ""
     return f"""<figure id="{drawing.name}" class="card{several}">
 <h2>{escape(drawing.title)}</h2>

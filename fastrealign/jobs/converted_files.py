@@ -79,8 +79,7 @@ class ConvertedFiles(OutputFolder):
         self._missing = {folder for path in here for folder in path.parents if not folder.exists()}
 
     def check(self) -> None:
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: is a file, expected a folder to write to")
+        super().check()
         seen: dict[Place, int] = {}
         for at, path in enumerate(self.paths):
             if seen.setdefault(path, at) != at:

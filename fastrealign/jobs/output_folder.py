@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from fastrealign.core.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.jobs.folders import make_folders, remove_folders
 from fastrealign.storage.append_log import open_append_log
 from fastrealign.storage.paths import Place
@@ -43,7 +43,9 @@ class OutputFolder:
         self._lock = lock
 
     def check(self) -> None:
-        """InputError if the folder holds what must not be replaced. Called before anything is touched."""
+        """InputError if the folder is none, or holds what must not be replaced. Called before anything is touched."""
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: is a file, expected a folder to write to")
 
     def begin(self) -> None:
         """Resume or clear the previous run. Called under the lock: another process may have written since `check`."""

@@ -52,8 +52,7 @@ class ResumableFolder(OutputFolder):
             raise InputError(
                 f"{option('resume', True)} continues what is there and {option('overwrite', True)} restarts: choose one"
             )
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: is a file, expected a folder to write to")
+        super().check()
         there = layout.files()
         if there and not may_be_there:
             raise InputError(f"{layout.out}: {self._what_is_there(there)}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from fastrealign.core.formatting import count
-from fastrealign.core.version import __version__
-from fastrealign.gap_report.page import FEW_COLUMNS, document, figure_card, text_of
+from fastrealign.gap_report.page import FEW_COLUMNS, document, notes_of, text_of
 from fastrealign.retrieval.bootstrap import Figure
 from fastrealign.retrieval.documents import QUERY
 from fastrealign.retrieval.search_charts import svgs
@@ -17,16 +16,8 @@ from fastrealign.retrieval.search_verdict import advice_of, findings, headline, 
 
 def search_page(report: Measured) -> str:
     """The page, whole."""
-    lines = [
-        _head(report),
-        _table(report),
-        _notes(report),
-        '<section class="figures" aria-label="Figures">',
-        *(figure_card(drawing, panels) for drawing, panels in svgs(report)),
-        "</section>",
-        f"<footer>Measured and drawn by fastrealign {__version__}: {escape(basis(report))}.</footer>",
-    ]
-    return document(headline(report), "\n".join(lines))
+    sections = [_head(report), _table(report), notes_of(report.notes)]
+    return document(headline(report), sections, svgs(report), basis(report))
 
 
 def _head(report: Measured) -> str:
@@ -79,9 +70,3 @@ def _cell(of: Figure, judged: bool) -> str:
     mark = f'<span class="mark" title="{kind}">{"▲" if kind == "better" else "▼"}</span>' if kind else ""
     low, high = map(score, of.interval)
     return f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{mark}{score(of.value)}<small>{low} to {high}</small></td>"
-
-
-def _notes(report: Measured) -> str:
-    if not report.notes:
-        return ""
-    return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in report.notes)}</ul>'

@@ -84,12 +84,9 @@ def check_not_held(path: Place) -> None:
 
 
 @contextmanager
-def open_briefly(path: Path, instead: str) -> Iterator[FileLog]:
-    """A log in a file that several processes open, each for a moment: waits for the others.
-
-    instead   what to choose where the file cannot be written, for the message
-    """
-    log = FileLog(path, fsync=True, wait=_WAIT, instead=instead)
+def open_briefly(path: Path) -> Iterator[FileLog]:
+    """A log in a file that several processes open, each for a moment: waits for the others."""
+    log = FileLog(path, fsync=True, wait=_WAIT, instead="another log")
     try:
         yield log
     finally:

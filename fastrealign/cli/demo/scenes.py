@@ -151,7 +151,7 @@ FAMILIES = {
 
 def scene(seed: int, family: str = "shapes") -> Scene:
     """The scene of this family and seed. Raises InputError for a family that does not exist."""
-    world = _family(family)
+    world = family_of(family)
     # random.Random keeps its sequence for a seed between Python versions; a string seed is hashed by SHA-512.
     rng = random.Random(f"{family} {seed}")
     cells = sorted(rng.sample(range(9), rng.randint(*OBJECTS)))
@@ -189,7 +189,8 @@ def render(scene: Scene) -> np.ndarray:
     return np.rint(picture).astype(np.uint8)
 
 
-def _family(name: str) -> Family:
+def family_of(name: str) -> Family:
+    """The family of this name; InputError for one that does not exist."""
     if name not in FAMILIES:
         raise InputError(f"there is no family of scenes {name!r}: choose one of {', '.join(FAMILIES)}")
     return FAMILIES[name]
@@ -197,7 +198,7 @@ def _family(name: str) -> Family:
 
 @cache
 def _background(family: str, name: str) -> np.ndarray:
-    above, below, border = _family(family).backgrounds[name]
+    above, below, border = family_of(family).backgrounds[name]
     rows = np.arange(SIDE)[:, None, None] < border * SIDE
     return np.broadcast_to(np.where(rows, above, below), (SIDE, SIDE, 3)).astype(np.float32)
 
@@ -208,7 +209,7 @@ def _sprite(family: str, noun: str, colour: str, size: str) -> tuple[np.ndarray,
     half, fine = SIZES[size], 4
     pixels = 2 * (half + 1)
     axis = ((np.arange(pixels * fine) + 0.5) / fine - pixels / 2) / half
-    world = _family(family)
+    world = family_of(family)
     with np.errstate(all="ignore"):  # a star's edge is undefined at its very centre, which is inside all the same
         inside = world.nouns[noun](*np.meshgrid(axis, axis)).astype(np.float32)
     ink = inside[..., None] * np.array(COLOURS[colour], np.float32)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastrealign.cli.demo import backbone, captions, encoder, models, questions, samples, statements
-from fastrealign.cli.demo.scenes import FAMILIES, Scene, render, scene
+from fastrealign.cli.demo.scenes import Scene, family_of, render, scene
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
@@ -89,8 +89,7 @@ class World:
     relations: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise InputError(f"there is no family of scenes {self.family!r}: choose one of {', '.join(FAMILIES)}")
+        family_of(self.family)
         whole("seed", self.seed, 0, 99)
 
     @property

@@ -41,7 +41,7 @@ def is_exact(index: Any) -> bool:
 def aligns(index: Any) -> bool:
     """Whether it aligns rows where they are added."""
     at = faiss.downcast_index(inner(index))
-    return type(at).__name__ == "IndexPreTransform" and _steps(at) == _TO_FAISS
+    return type(at).__name__ == "IndexPreTransform" and [type(step).__name__ for step in _chain(at)] == _TO_FAISS
 
 
 def learns(index: Any) -> bool:
@@ -173,7 +173,3 @@ def _keeps(step: Any) -> bool:
         return True
     turns = isinstance(step, faiss.RemapDimensionsTransform) or getattr(step, "is_orthonormal", False)
     return turns and step.d_out >= step.d_in
-
-
-def _steps(index: Any) -> list[str]:
-    return [type(step).__name__ for step in _chain(index)]

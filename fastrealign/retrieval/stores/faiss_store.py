@@ -132,8 +132,8 @@ class FaissStore:
     def pending(self) -> tuple[int, int]:
         if self._index is None:
             return 0, self._found.ntotal
-        whole = self._begun is None and self.record() is not None and self._source() == self._stored("source")
-        return (0, self._index.ntotal) if whole else (self._index.ntotal, 0)
+        made_of = self._begun is None and self.record() and load_tensors(_beside(self._new), _KIND)[1]["source"]
+        return (0, self._index.ntotal) if made_of and made_of == self._source() else (self._index.ntotal, 0)
 
     def fill(self, align: Align, role_column: str | None) -> None:
         record = self.record()
@@ -203,9 +203,6 @@ class FaissStore:
     def _source(self) -> dict[str, Any]:
         """What the new index is made of."""
         return {**FileFingerprint.of(self.where, modified=True).to_json(), "roles": zlib.crc32(self._codes.tobytes())}
-
-    def _stored(self, name: str) -> Any:
-        return load_tensors(_beside(self._new), _KIND)[1][name]
 
     @cached_property
     def _new_index(self) -> Any:

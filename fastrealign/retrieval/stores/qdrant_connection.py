@@ -141,9 +141,7 @@ def _by_name(vector: Any) -> dict[str, Any]:
 
 def named(vector: Any, name: str) -> Any:
     """One vector of a point; None if the point lacks it."""
-    if isinstance(vector, dict):
-        return vector.get(name)
-    return vector if not name else None
+    return _by_name(vector).get(name)
 
 
 def value_of(payload: Mapping[str, Any] | None, field: str) -> Any:

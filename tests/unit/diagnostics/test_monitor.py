@@ -529,7 +529,7 @@ def test_a_log_waits_for_a_process_that_holds_it_for_a_moment(stream, tmp_path):
     GapMonitor(log=log).measure(0, *stream(0))
     opened: list[GapMonitor] = []
     opening = threading.Thread(target=lambda: opened.append(GapMonitor(log=log)), daemon=True)
-    with open_briefly(log, "another log"):
+    with open_briefly(log):
         opening.start()
         time.sleep(0.2)
         assert not opened
