@@ -19,7 +19,7 @@ from fastrealign.formats.table_copy import Table
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.csv_column import csv_column
 from fastrealign.storage.files import Descriptor, open_binary, reading
-from fastrealign.storage.paths import AnyPath, is_path, place
+from fastrealign.storage.paths import AnyPath, is_path, place, suffix_of
 from fastrealign.storage.records import parsed
 from fastrealign.storage.text_lines import rows_in_lines
 from fastrealign.storage.text_values import id_text, values_of
@@ -27,10 +27,6 @@ from fastrealign.storage.text_values import id_text, values_of
 _FILES = (".txt", ".json", ".npy", ".csv", ".parquet")
 _TABLES = (".csv", ".parquet")
 _STEP = 1 << 16
-
-
-def _suffix(path: AnyPath) -> str:
-    return os.path.splitext(place(path).name)[1].lower()
 
 
 def file_and_column(given: AnyPath, what: str) -> tuple[AnyPath, str | None]:
@@ -71,7 +67,7 @@ class IdsOf:
         self._held: tuple[Shard, dict[str, Any]] | None = None
         self.numbered = False
         if self._file is not None:
-            suffix = _suffix(self._file)
+            suffix = suffix_of(self._file)
             if suffix not in _FILES:
                 kind = f"{suffix!r} files" if suffix else "a folder or a file whose name has no ending"
                 raise InputError(f"{given}: {self.what} are not read from {kind}; expected {', '.join(_FILES)}")
@@ -164,7 +160,7 @@ class IdsOf:
 
     def _values(self) -> Iterator[Sequence[Any]]:
         if self._file is not None:
-            if _suffix(self._file) == ".csv":
+            if suffix_of(self._file) == ".csv":
                 texts = csv_column(self._file, self._of_header)
                 while batch := list(itertools.islice(texts, _STEP)):
                     yield batch
@@ -209,7 +205,7 @@ class IdsOf:
 
     def _read(self, path: AnyPath) -> Iterator[Sequence[Any]]:
         """The values in a separate file, other than .csv."""
-        suffix = _suffix(path)
+        suffix = suffix_of(path)
         if suffix == ".parquet":
             table = ParquetTable(place(path))
             try:

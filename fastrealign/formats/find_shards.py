@@ -19,12 +19,12 @@ from fastrealign.formats.faiss_index import FaissShard
 from fastrealign.formats.hf_dataset import is_dataset, shards_of
 from fastrealign.formats.manifest import JOURNAL
 from fastrealign.formats.metadata import METADATA_FILE, SIDE_FOLDERS
-from fastrealign.formats.registry import FORMATS, accepted, format_of, suffix_of
+from fastrealign.formats.registry import FORMATS, accepted, format_of
 from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.formats.shard_sets import members
 from fastrealign.formats.unsupported import next_step
 from fastrealign.storage.files import reading
-from fastrealign.storage.paths import AnyPath, Place, each, place
+from fastrealign.storage.paths import AnyPath, Place, each, place, suffix_of
 from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.retry import Denied, Missing
 from fastrealign.storage.url import Url

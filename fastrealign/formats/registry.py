@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from fastrealign.core.errors import InputError
 from fastrealign.formats.arrow import ArrowShard
 from fastrealign.formats.base import Shard
@@ -15,7 +13,7 @@ from fastrealign.formats.pickles import PickleShard
 from fastrealign.formats.safetensors_files import SafetensorsShard
 from fastrealign.formats.torch_files import TorchShard
 from fastrealign.formats.unsupported import next_step
-from fastrealign.storage.paths import AnyPath, place
+from fastrealign.storage.paths import AnyPath, suffix_of
 
 FORMATS: dict[str, type[Shard]] = {
     ".arrow": ArrowShard,
@@ -45,8 +43,3 @@ def format_of(path: AnyPath) -> type[Shard]:
         step = next_step(str(path)) or f"expected {accepted()}"
         raise InputError(f"{path}: the suffix {suffix!r} is not of a known format; {step}")
     return FORMATS[suffix]
-
-
-def suffix_of(path: AnyPath) -> str:
-    """The suffix with its dot, in lower case; "" where there is none."""
-    return os.path.splitext(place(path).name)[1].lower()

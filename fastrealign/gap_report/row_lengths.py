@@ -18,7 +18,7 @@ from fastrealign.data.sources import FileSource
 from fastrealign.diagnostics.unit_rows import count_rows
 from fastrealign.gap_report.class_labels import ValuesLike
 from fastrealign.storage.files import open_binary, reading
-from fastrealign.storage.paths import is_path
+from fastrealign.storage.paths import is_path, suffix_of
 
 
 def _length_text(value: Any) -> str:
@@ -48,7 +48,7 @@ def row_lengths(given: ValuesLike, source: RowSource, progress: Progress) -> np.
     if not is_path(given):
         return _checked(either("--by-length", "by_length"), given, source)
     path = os.fspath(given)
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = suffix_of(path)
     if suffix == ".npy":
         return _checked(path, _npy(path), source)
     if suffix == ".txt":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from fastrealign.core.errors import InputError
 from fastrealign.core.formatting import count
 from fastrealign.core.text import brief, one_line
-from fastrealign.storage.paths import Place, place
+from fastrealign.storage.paths import Place, place, suffix_of
 from fastrealign.storage.records import parsed
 from fastrealign.storage.text_lines import lines_of, rows_in_lines
 from fastrealign.storage.text_values import as_text, id_text
@@ -169,7 +168,7 @@ def _lines(path: Place) -> Iterator[tuple[int, str, str, str]]:
     first = next(texts, None)
     if first is None:
         return
-    suffix = os.path.splitext(path.name)[1].lower()
+    suffix = suffix_of(path)
     delimiter = next((mark for mark in _DELIMITERS if _columns(first[1].split(mark))), None)
     if delimiter is None and (suffix == ".csv" or len(first[1].split()) != 4):  # TREC qrels may be a .tsv
         delimiter = "\t" if suffix == ".tsv" else "," if suffix == ".csv" or "," in first[1] else None

@@ -21,7 +21,7 @@ from fastrealign.data.usual_names import CAPTION_NAMES, ID_NAMES
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.revision.conversations import IMAGE_KEYS, Example, caption_example, record_example
 from fastrealign.revision.json_list import records_of
-from fastrealign.storage.paths import place
+from fastrealign.storage.paths import place, suffix_of
 from fastrealign.storage.records import parsed
 from fastrealign.storage.text_lines import lines_of, rows_in_lines
 from fastrealign.storage.text_values import texts_in, values_of
@@ -64,7 +64,7 @@ class Form(NamedTuple):
 
 def form_of(path: str | os.PathLike) -> Form:
     """By suffix. Raises InputError for a file that by its name holds no examples."""
-    suffix = os.path.splitext(place(path).name)[1].lower()
+    suffix = suffix_of(path)
     if suffix not in _FORMS:
         kind = f"{suffix!r} files" if suffix else "a folder or a file whose name has no ending"
         raise InputError(f"{path}: examples are not read from {kind}; expected {', '.join(_FORMS)}")

@@ -90,6 +90,11 @@ def folder_of(path: AnyPath) -> str:
     return os.path.dirname(path) if isinstance(at, Path) else str(at.parent)
 
 
+def suffix_of(path: AnyPath) -> str:
+    """The suffix with its dot, in lower case; "" where there is none."""
+    return os.path.splitext(place(path).name)[1].lower()
+
+
 def is_folder(path: AnyPath) -> bool:
     at = place(path)
     return os.path.isdir(at) if isinstance(at, Path) else at.is_dir()
