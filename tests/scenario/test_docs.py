@@ -315,7 +315,7 @@ def test_search_and_stores_as_the_pages_say(tmp_path, monkeypatch, capsys):
     for needed in ("matplotlib", "pytrec_eval", "faiss", "lance", "qdrant_client"):
         pytest.importorskip(needed)
     monkeypatch.chdir(tmp_path)
-    names: dict = {"encoder": lambda texts: names["test"].title[: len(texts)]}
+    names: dict = {}
     for page, most in (("docs/search.md", None), ("docs/stores.md", 3)):
         for language, block in re.findall(r"```(python|sh)\n(.*?)```", PAGES[page], re.DOTALL)[:most]:
             if language == "sh":

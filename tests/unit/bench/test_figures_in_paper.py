@@ -58,7 +58,7 @@ def of_uses() -> Iterator[str]:
 
     assert not shares("C", "none", "images in one index").any()
     aligned, blurred = (mean("C", method, "images in one index") for method in ("realign", "c3"))
-    yield f"after ReAlign {aligned:.0f} % of the titles find their picture there, after C3, whose noise blurs captions too, "
+    yield f"after ReAlign {aligned:.0f} % of the titles whose picture is there find it"
     yield f"blurs captions too, {blurred:.0f} %."
     first = {kind: [mean(kind, method, "R@1") for method in ("none", "realign", "two-sided")] for kind in "ABC"}
     below = sum(gain("C", figure="R@1") < 0)
@@ -146,7 +146,7 @@ def of_demo() -> Iterator[str]:
     before, after = found.before, found.after
     yield f"the gap of held-out pairs from {before.gap:.3f} to {after.gap:.3f} and mixing from 0 to {100 * after.mixing:.1f} %"
     pictures = found.search["ReAlign on all text"].pictures_found
-    yield f"{100 * pictures.value:.1f} % ± {100 * pictures.error:.1f} % of the titles find their picture among the first ten"
+    yield f"{100 * pictures.value:.1f} % ± {100 * pictures.error:.1f} % of the titles whose picture is there find it"
     yield f"R@10 falls from {before.recall[10]:.3f} to {after.recall[10]:.3f}".replace(" 0.", " .")
     raw, aligned, noisy, images = (100 * of.value for of in found.classifier.values())
     yield f"{raw:.1f} % ± {100 * found.classifier['raw titles'].error:.1f} % of the images from raw titles, "
