@@ -33,9 +33,9 @@ def of_kept() -> Iterator[str]:
 def of_orderings() -> Iterator[str]:
     seeds = results("orderings")["heads"]["A"].values()
     raw, blockwise = (100 * np.mean([seed[method]["mixing"] for seed in seeds]) for method in ("none", "bca"))
-    yield f"which it was fitted on ({blockwise:.1f} % in A, none {raw:.1f} %)"
+    yield f"which it was fitted on ({blockwise:.1f} % in A, without it {raw:.1f} %)"
     raw, blockwise = (100 * shares("A", method, "mixing").mean() for method in ("none", "bca"))
-    yield f"it mixes worse than none ({blockwise:.1f} %, none {raw:.1f} %)"
+    yield f"it mixes worse than doing nothing ({blockwise:.1f} %, {raw:.1f} %)"
 
 
 def of_real_world() -> Iterator[str]:
