@@ -87,9 +87,9 @@ def top_k(
         raise InputError(f"queries: shape {queries.shape}, expected (queries, width)")
     k = whole("k", k, 1)
     lengths = np.linalg.norm(queries, axis=1)
-    if not (np.isfinite(lengths) & (lengths > 0)).all():
-        bad = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
-        raise InputError(f"queries: row {bad} has no direction (zero, NaN or Inf); leave out such rows")
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    if len(bad):
+        raise InputError(f"queries: row {bad[0]} has no direction (zero, NaN or Inf); leave out such rows")
     queries = queries / lengths[:, None]
     if isinstance(documents, FaissIndex):
         return _of_index(queries, documents, k, method)

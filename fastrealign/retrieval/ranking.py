@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ METRICS = {"R@1": "recall_1", "R@5": "recall_5", "R@10": "recall_10", "NDCG@10":
 SHARE = "images in the top 10"
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
+class Found(NamedTuple):
     """The best documents of each query, best first, of all roles of a corpus.
 
     scores     float64 (n, k)
@@ -45,15 +44,8 @@ def search(parts: Sequence[Mapped], documents: Mapping[str, Rows], progress: Pro
     """The best of each corpus for all queries, of which each part has its own maps."""
     order = np.argsort(np.concatenate([part.at for part in parts]))
     found = [_search(part.queries, documents, part.maps, progress) for part in parts]
-    return {
-        corpus: Found(
-            *(
-                np.concatenate([getattr(one[corpus], name) for one in found])[order]
-                for name in ("scores", "documents", "image")
-            )
-        )
-        for corpus in found[0]
-    }
+    by_corpus = {corpus: zip(*(one[corpus] for one in found), strict=True) for corpus in found[0]}
+    return {corpus: Found(*(np.concatenate(of)[order] for of in parts)) for corpus, parts in by_corpus.items()}
 
 
 def _search(
@@ -65,12 +57,9 @@ def _search(
         best = top_k(queries, one.source, DEPTH, method=maps[role], progress=progress)
         found[role] = Found(best.cosines, best.numbers, np.full(best.numbers.shape, role == IMAGE))
     if len(found) > 1:
-        scores, rows, image = (
-            np.concatenate([getattr(one, name) for one in found.values()], axis=1)
-            for name in ("scores", "documents", "image")
-        )
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
-        found[MIXED] = Found(*(np.take_along_axis(one, order, 1) for one in (scores, rows, image)))
+        both = [np.concatenate(of, axis=1) for of in zip(*found.values(), strict=True)]
+        order = np.argsort(-both[0], axis=1, kind="stable")[:, :DEPTH]
+        found[MIXED] = Found(*(np.take_along_axis(of, order, 1) for of in both))
     return found
 
 
