@@ -34,7 +34,7 @@ from fastrealign.data.options import PassOptions
 from fastrealign.data.row_source import Piece
 from fastrealign.data.sources import FileSource
 from fastrealign.data.workers import Workers
-from fastrealign.methods.full_pass import fit_sides
+from fastrealign.methods.full_pass import fit_full
 from fastrealign.storage.system import set_aside
 
 WIDTH = 768
@@ -173,7 +173,7 @@ def _slow_fits(source: Path, target: Path, threads: int, rounds: int) -> Spread:
     timing = Rounds()
     for who, one_pass in ((TWO, False), (ONE, True)):
         rows, there = _Slow(source, SLOW_SIZE), FileSource(formats.open_source(target, side="target"))
-        timing.add(who, stopwatch(partial(fit_sides, rows, there, "paper", options, one_pass)), 1)
+        timing.add(who, stopwatch(partial(fit_full, rows, there, "paper", options, one_pass)), 1)
     timing.go([TWO, ONE], rounds)
     return timing.ratio(TWO, ONE)
 

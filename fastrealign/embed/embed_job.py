@@ -164,7 +164,7 @@ class EmbedJob(Job[Embedded]):
 
     def finish(self) -> Manifest:
         columns = {"source": ", ".join(sorted(self.found.taken))} if self.found.taken else {}
-        return self.folder.commit(None, columns=columns)
+        return self.folder.write_manifest(None, columns=columns)
 
     def _batches(self) -> Iterator[Batch]:
         names = self.folder.layout.names

@@ -19,7 +19,7 @@ from fastrealign.jobs.write_shards import check_devices
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.calling import check_rows_kept
 from fastrealign.methods.fit_options import FitOptions, check_ranks
-from fastrealign.methods.fitting import fit_rows
+from fastrealign.methods.fitting import fit_sources
 from fastrealign.methods.loading import as_method, explained_if_swapped
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import closed_by, warn_of_encoder, warn_of_misfit
@@ -38,7 +38,7 @@ class AlignJob(ShardJob):
         super().__init__(source, out, options)
         check_ranks(fit.method, self.ranks)
         read = options.read
-        opened = open_target(target, self.rows, read.column, read.target_column, read.bad_shards)
+        opened = open_target(target, self.source, read.column, read.target_column, read.bad_shards)
         self.target = self.opened("target", opened)
         self.fit_options = fit
         # A target in memory has no fingerprint in the job specification: it is fitted again and compared.
@@ -47,7 +47,7 @@ class AlignJob(ShardJob):
             files = self.target.files
             found = fingerprints_of(files, [shard.name for shard in files.shards], options.output.verify)
         self._fingerprinted = bool(found)
-        own = {} if options.noise else noise_of_fit(fit, self.rows.d)
+        own = {} if options.noise else noise_of_fit(fit, self.source.d)
         self.specify(
             {**fit.to_json(), **own, "target_column": read.target_column}, target=found, implied=frozenset(own)
         )
@@ -77,15 +77,15 @@ class AlignJob(ShardJob):
         if noted is not None:
             return noted
         divide = self.fit_options.tol is None  # a sample is small: every rank reads the same one
-        found = fit_rows(
-            shared(self.rows, self.ranks) if divide else self.rows,
+        found = fit_sources(
+            shared(self.source, self.ranks) if divide else self.source,
             shared(self.target, self.ranks) if divide and self._fingerprinted else self.target,
             self.fit_options,
             PassOptions(self.options.read.bad_rows, self.options.compute.workers, self.progress),
         )
         if not isinstance(found, Alignment):
             return found
-        return found.named((self.rows.encoder, self.target.encoder), (self.rows.column, self.target.column))
+        return found.named((self.source.encoder, self.target.encoder), (self.source.column, self.target.column))
 
 
 class ApplyJob(ShardJob):
@@ -98,17 +98,17 @@ class ApplyJob(ShardJob):
             self.method = as_method(method)
         check_devices(self.method.name, options.compute.workers, options.noise)
         super().__init__(source, out, options)
-        self.method.check_width(self.rows.d, self.rows.name)
+        self.method.check_width(self.source.d, self.source.name)
         check_rows_kept(self.method, options.read.bad_rows)
-        warn_of_encoder(self.method, self.rows)
+        warn_of_encoder(self.method, self.source)
         # A resumed run keeps its alignment file and removes nothing.
         saved = [] if options.output.resume else named_paths(method)
-        self.layout.check_apart([*named_paths(source), *saved], [self.rows.files])
+        self.layout.check_apart([*named_paths(source), *saved], [self.source.files])
         own = {} if options.noise else own_noise(self.method).to_json()
         self.specify(
             {"method": self.method.name, **own} if not isinstance(self.method, Alignment) else {},
             alignment=self.method.fingerprint,
-            numbers=_numbers(self.rows.files) if self.applied.numbered else None,
+            numbers=_numbers(self.source.files) if self.applied.numbered else None,
             implied=frozenset(own),
         )
 
@@ -118,9 +118,8 @@ class ApplyJob(ShardJob):
 
     def report(self, manifest: Manifest) -> Report:
         report = super().report(manifest)
-        if (
-            self.ranks.rank == 0 and not self.options.noise and closed_by(self.rows) is None
-        ):  # those leave gaps of their own
+        # Noise, and a map of rows that a run has written, leave gaps of their own.
+        if self.ranks.rank == 0 and not self.options.noise and closed_by(self.source) is None:
             aligned = report.rows_out - (report.bad_rows if report.bad_rows_were == "keep" else 0)
             warn_of_misfit(self.method, report.gap_left, aligned, report.source)
         return report

@@ -108,7 +108,7 @@ class ResumableFolder(OutputFolder):
             return None
         return alignment if alignment.fingerprint == self.journal.noted.alignment else None
 
-    def commit(
+    def write_manifest(
         self,
         alignment: Method | None,
         gap_left: float = math.nan,

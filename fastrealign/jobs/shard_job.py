@@ -63,7 +63,7 @@ class ShardJob(Job[Report]):
 
     kind: str
     method: Method
-    rows: FileSource
+    source: FileSource
     layout: Layout
 
     def __init__(self, source: Shards, out: AnyPath, options: JobOptions) -> None:
@@ -81,18 +81,18 @@ class ShardJob(Job[Report]):
         self.left_out: dict[str, dict[str, str]] = {}
         self.make_writer: MakeWriter = ThreadedWriter
         self.now = (0, 0)  # rows that this run aligned, and their bytes
-        wanted = Wanted(read.column, "source", alone=self.kind == "apply")  # of an alignment it may be the target's
-        rows = self.opened("source", open_rows(source, "source", wanted, read.bad_shards))
-        if not isinstance(rows, FileSource):
+        column = Wanted(read.column, "source", alone=self.kind == "apply")  # of an alignment it may be the target's
+        opened = self.opened("source", open_rows(source, "source", column, read.bad_shards))
+        if not isinstance(opened, FileSource):
             raise InputError("source: expected files (a path, a glob, a folder or a list of paths); for arrays use fit")
-        warn_if_aligned(rows)
-        self.rows = rows
-        self.layout = Layout(out, rows.files)
+        warn_if_aligned(opened)
+        self.source = opened
+        self.layout = Layout(out, opened.files)
         dtype = None if output.dtype is None else output.dtype.name
         spec = JobSpec(
             kind=self.kind,
             options={"dtype": dtype, "bad_rows": read.bad_rows, "column": read.column, **options.noise.to_json()},
-            source=fingerprints_of(rows.files, self.layout.names, output.verify),
+            source=fingerprints_of(opened.files, self.layout.names, output.verify),
             metadata=[*(name for name in self.layout.metadata if name is not None), *self.layout.beside],
         )
         super().__init__(ResumableFolder(self.layout, output), spec, options.progress, ranks)
@@ -121,7 +121,7 @@ class ShardJob(Job[Report]):
 
     def write(self) -> None:
         plan = ShardPlan(
-            self.rows.files,
+            self.source.files,
             Destination(self.layout.root, self.layout.names, self.layout.metadata),
             self._mine(),
             self.applied,
@@ -141,26 +141,26 @@ class ShardJob(Job[Report]):
     def finish(self) -> Manifest:
         """Rank 0 takes the records of the other ranks into its journal, and writes alignment and manifest."""
         others = self.ranks.all_gather(self.journal.noted.groups if self.ranks.rank > 0 else [])
-        manifest = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._commit(others)))
+        manifest = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._write_manifest(others)))
         assert manifest is not None  # rank 0 has one
         if self._measures:
             gap_left = float("nan") if manifest.gap_left is None else manifest.gap_left
             self.method = _measured(self.method, gap_left)
         return manifest
 
-    def _commit(self, others: list[list[Group]]) -> Manifest:
+    def _write_manifest(self, others: list[list[Group]]) -> Manifest:
         journal, method = self.folder.journal, self.method
         for groups in others:
             journal.take_in(groups)
         records = {record.name: record for record in journal.shards}
-        for dataset in self.rows.files.datasets if self.layout.beside else ():
+        for dataset in self.source.files.datasets if self.layout.beside else ():
             dataset.write(self.layout.root, records, self.applied.fingerprint, self.folder.fsync)
         gap_left = float(np.linalg.norm(journal.total(method.dim_out).mean - method.mean_target))
         if math.isnan(method.gap_before) or method.name in MOVES_ANCHOR:  # a map from pairs; the target moves too
             gap_left = math.nan
         if self._measures:
             method = _measured(method, gap_left)
-        return self.folder.commit(method, gap_left, self.left_out, self._columns)
+        return self.folder.write_manifest(method, gap_left, self.left_out, self._columns)
 
     @property
     def _measures(self) -> bool:
@@ -173,13 +173,13 @@ class ShardJob(Job[Report]):
         self.method = method
 
     def report(self, manifest: Manifest) -> Report:
-        shards = dict(zip(self.layout.names, self.rows.files.shards, strict=True))
+        shards = dict(zip(self.layout.names, self.source.files.shards, strict=True))
         bad = [f"{shards[done.name].where(row)} {why}" for done in manifest.shards for row, why in done.first_bad]
         rows_now, bytes_now = self.now
         written_now = [shard for shard in manifest.shards if shard.name not in self.before]
         return Report(
             kind=manifest.spec.kind,
-            source=self.rows.name,
+            source=self.source.name,
             out=self.layout.out,
             columns=self._columns,
             alignment=self.method,
@@ -208,7 +208,7 @@ class ShardJob(Job[Report]):
 
     def check_dtype(self) -> None:
         """Refuse a type that the format cannot hold before the fit, not after it."""
-        first = self.rows.files.shards[0]
+        first = self.source.files.shards[0]
         dtype = self.options.output.dtype
         if dtype is not None and not first.opens_whole:
             first.writer(self.layout.root / self.layout.names[0], dtype, first.rows, fsync=False).abort()
@@ -226,8 +226,8 @@ class ShardJob(Job[Report]):
 
     def _mine(self) -> list[int]:
         """The places of the shards that this rank writes: a contiguous part of those left, of about as many rows as others."""
-        names, files = self.layout.names, self.rows.files
-        left = [i for i, name in enumerate(names) if name not in self.before and i not in self.rows.left_out]
+        names, files = self.layout.names, self.source.files
+        left = [i for i, name in enumerate(names) if name not in self.before and i not in self.source.left_out]
         starts = [0, *accumulate(files.shards[i].rows for i in left)]
         return [
             i for i, at in zip(left, starts, strict=False) if owner(at, starts[-1], self.ranks.size) == self.ranks.rank

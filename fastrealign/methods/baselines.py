@@ -36,7 +36,7 @@ from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.unit_rows import chunks
 from fastrealign.methods.fit_options import METHODS, FitOptions, check_method
-from fastrealign.methods.fitting import fit_specs
+from fastrealign.methods.fitting import fit_given
 from fastrealign.methods.method import Method
 
 __all__ = ["METHODS", "Mapped", "fit_baseline"]
@@ -114,6 +114,6 @@ def fit_baseline(
     read = ReadOptions(column, target_column, bad_rows)
     passes = PassOptions(bad_rows, Compute(threads, devices, max_memory).workers, progress)
     if not name.startswith("realign"):
-        return fit_specs(source, target, FitOptions(name, more=options), read, passes, group)
+        return fit_given(source, target, FitOptions(name, more=options), read, passes, group)
     encoders = options.pop("encoder_source", None), options.pop("encoder_target", None)
-    return fit_specs(source, target, FitOptions(name, **options), read, passes, group, encoders)
+    return fit_given(source, target, FitOptions(name, **options), read, passes, group, encoders)

@@ -38,7 +38,7 @@ from fastrealign.data.row_source import RowSource
 from fastrealign.data.strata import LARGEST_SHARE, Strata
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import FitOptions
-from fastrealign.methods.full_pass import fit_sides
+from fastrealign.methods.full_pass import fit_full
 from fastrealign.methods.sampling import Sampling
 
 # Rows of either side that are compared to find copies.
@@ -166,7 +166,7 @@ def fit_certified(source: RowSource, target: RowSource, fit: FitOptions, tol: fl
     looks = Looks([source, target], tol, fit.confidence, fit.seed)
     while True:
         y, x = looks.samples
-        alignment = fit_sides(y, x, fit.centroid, options)
+        alignment = fit_full(y, x, fit.centroid, options)
         of_y = measure_spread(y, alignment.row_map, "spread of the source", options.later)
         of_x = measure_spread(x, UNIT, "spread of the target", options.later)
         spreads = {0: of_y, 1: of_x}

@@ -27,7 +27,7 @@ from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import FitOptions, check_ranks
-from fastrealign.methods.full_pass import fit_sides
+from fastrealign.methods.full_pass import fit_full
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_if_aligned
 from fastrealign.methods.statistics import NOTHING, Known, check_widths
@@ -138,41 +138,41 @@ def fit(
     >>> alignment(text[:3]).shape
     (3, 8)
     """
-    wanted = FitOptions(method, centroid, one_pass, tol, confidence, seed)
+    how = FitOptions(method, centroid, one_pass, tol, confidence, seed)
     read = ReadOptions(column, target_column, bad_rows)
     options = PassOptions(bad_rows, Compute(threads, devices, max_memory).workers, progress)
-    if wanted.method != "realign" and (encoder_source or encoder_target):
-        raise InputError(f"{wanted.method} keeps no names of encoders; leave out encoder_source and encoder_target")
-    return fit_specs(source, target, wanted, read, options, group, (encoder_source, encoder_target))
+    if how.method != "realign" and (encoder_source or encoder_target):
+        raise InputError(f"{how.method} keeps no names of encoders; leave out encoder_source and encoder_target")
+    return fit_given(source, target, how, read, options, group, (encoder_source, encoder_target))
 
 
-def fit_specs(
+def fit_given(
     source: RowsLike,
     target: RowsLike,
-    wanted: FitOptions,
+    how: FitOptions,
     read: ReadOptions,
     options: PassOptions,
     group: GroupLike = None,
     encoders: tuple[str | None, str | None] = (None, None),
 ) -> Method:
-    """`fit` with its options as values."""
+    """`fit` of rows as they were given, with its options as values."""
     ranks = ranks_of(group)
-    check_ranks(wanted.method, ranks)
-    rows, there = open_both(source, target, read.column, read.target_column)
-    warn_if_aligned(rows)
-    files = isinstance(rows, FileSource) and isinstance(there, FileSource)
-    if wanted.tol is not None and ranks.size > 1 and not files:
+    check_ranks(how.method, ranks)
+    y, x = open_both(source, target, read.column, read.target_column)
+    warn_if_aligned(y)
+    files = isinstance(y, FileSource) and isinstance(x, FileSource)
+    if how.tol is not None and ranks.size > 1 and not files:
         raise InputError(
             "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"
         )
-    encoders = encoders[0] or rows.encoder, encoders[1] or there.encoder
-    columns = rows.column, there.column
-    if wanted.tol is None:
-        rows, there = shared(rows, ranks), shared(there, ranks)
-    fitted = fit_rows(rows, there, wanted, options)
+    encoders = encoders[0] or y.encoder, encoders[1] or x.encoder
+    columns = y.column, x.column
+    if how.tol is None:
+        y, x = shared(y, ranks), shared(x, ranks)
+    fitted = fit_sources(y, x, how, options)
     if not isinstance(fitted, Alignment):
         return fitted
-    return with_gap_left(fitted, rows, options).named(encoders, columns)
+    return with_gap_left(fitted, y, options).named(encoders, columns)
 
 
 def with_gap_left(fitted: Alignment, source: RowSource, options: PassOptions) -> Alignment:
@@ -183,21 +183,21 @@ def with_gap_left(fitted: Alignment, source: RowSource, options: PassOptions) ->
     return replace(fitted, gap_left=float(np.linalg.norm(left.mean - fitted.mean_target)))
 
 
-def fit_rows(
-    source: RowSource, target: RowSource, wanted: FitOptions, options: PassOptions, known: Known = NOTHING
+def fit_sources(
+    source: RowSource, target: RowSource, how: FitOptions, options: PassOptions, known: Known = NOTHING
 ) -> Method:
     """`fit` on opened sources; gap_left is NaN where measuring it takes a separate pass. known: of fits on every row."""
     check_widths(source, target)
-    if wanted.method != "realign":
+    if how.method != "realign":
         with source.ranks.fail_together():
-            baseline = baseline_fits.fit_opened(wanted.method, source, target, options, known, **wanted.own)
+            baseline = baseline_fits.fit_opened(how.method, source, target, options, known, **how.own)
             source.check_unchanged()
             target.check_unchanged()
         return baseline
-    if wanted.tol is None:
-        alignment = fit_sides(source, target, wanted.centroid, options, wanted.one_pass, known)
+    if how.tol is None:
+        alignment = fit_full(source, target, how.centroid, options, how.one_pass, known)
     else:
-        alignment = certified.fit_certified(source, target, wanted, wanted.tol, options)
+        alignment = certified.fit_certified(source, target, how, how.tol, options)
     for side in (source, target):  # one side may have changed during the passes over the other
         side.check_unchanged()
     return alignment

@@ -37,7 +37,7 @@ from fastrealign.methods.statistics import (
 )
 
 
-def fit_sides(
+def fit_full(
     source: RowSource,
     target: RowSource,
     centroid: str,

@@ -29,7 +29,7 @@ from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline, unit_rows
 from fastrealign.methods.fit_options import TWO_SIDED, FitOptions
-from fastrealign.methods.fitting import fit_rows, with_gap_left
+from fastrealign.methods.fitting import fit_sources, with_gap_left
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_if_aligned
 from fastrealign.methods.statistics import Known, SideStatistics, check_side, read_side, warn_of_no_centroid
@@ -126,7 +126,7 @@ class RoleFits:
             if method == "bca" and self.options.bad_rows == "error" and self._covariance is None:
                 self._covariance = covariance(there)
             read = Known(self._sides.get(role), anchor, self._covariance)
-            fitted = fit_rows(source, there, FitOptions(method), self.options, read)
+            fitted = fit_sources(source, there, FitOptions(method), self.options, read)
             if not isinstance(fitted, Alignment):
                 return fitted
             fitted = fitted.named((source.encoder, there.encoder), (source.column, there.column))

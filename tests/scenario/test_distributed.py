@@ -33,7 +33,7 @@ from fastrealign.formats.manifest import JOURNAL
 from fastrealign.jobs.align_jobs import AlignJob
 from fastrealign.jobs.shard_job import JobOptions
 from fastrealign.methods.fit_options import FitOptions
-from fastrealign.methods.fitting import fit_rows
+from fastrealign.methods.fitting import fit_sources
 
 torch = pytest.importorskip("torch")
 
@@ -104,7 +104,7 @@ def fitted(ranks, sides, bad_rows="error", **options):
     source, target = (
         shared(open_rows(side, name), ranks) for side, name in zip(sides, ("source", "target"), strict=True)
     )
-    return fit_rows(source, target, FitOptions(**options), PassOptions(bad_rows, Workers.of(2)))
+    return fit_sources(source, target, FitOptions(**options), PassOptions(bad_rows, Workers.of(2)))
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])

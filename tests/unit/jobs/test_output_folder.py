@@ -360,14 +360,14 @@ def killed(out, sides, monkeypatch, where, name, **options):
 def test_an_alignment_saved_where_a_run_was_killed_in_its_fit_is_kept(tmp_path, sides, monkeypatch, how):
     """Such a run has noted its job specification and no alignment, for it has saved none."""
     out = tmp_path / "out"
-    killed(out, sides, monkeypatch, align_jobs, "fit_rows")
+    killed(out, sides, monkeypatch, align_jobs, "fit_sources")
     fr.fit(*sides, centroid="exact").save(out / "alignment.safetensors")
     mine = (out / "alignment.safetensors").read_bytes()
     refused(lambda: fr.align(*sides, out, **how), "which the run with this output did not write; move it away")
     assert (out / "alignment.safetensors").read_bytes() == mine
 
 
-@pytest.mark.parametrize("where", [(align_jobs, "fit_rows"), (Alignment, "save")])
+@pytest.mark.parametrize("where", [(align_jobs, "fit_sources"), (Alignment, "save")])
 @pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": True}])
 def test_a_run_killed_around_its_fit_goes_on_where_it_replaced_another(tmp_path, sides, monkeypatch, where, how):
     out = tmp_path / "out"
