@@ -61,11 +61,13 @@ class Lazy:
         self._given = module, extra, what
 
     def __getattr__(self, name: str) -> Any:
-        if "_given" not in vars(self):  # a name that the module itself looks up
-            return getattr(sys.modules[self.__name__], name)
+        # Read once: another thread may be here at the same time.
+        known = vars(self)
+        if (given := known.get("_given")) is None:  # a name that the module itself looks up, or lacks
+            return getattr(sys.modules.get(known["__name__"]), name)
         if name.startswith("__"):  # asked by tools that look at modules
             raise AttributeError(name)
-        module, extra, what = self._given
+        module, extra, what = given
         imported = import_module(module) if extra is None else optional(module, extra, what)
         # From now on the names of the module are found without this method, which would take longer than some calls.
         self.__dict__ = vars(imported)

@@ -48,11 +48,13 @@ class IdsOf:
     named     where they come from, for messages
     numbered  there are none: rows have their numbers
 
-    A subclass may read other values: what they are called, their usual names, and how one becomes text.
+    A subclass may read other values: what they are called, their usual names, whether a row may lack one (then empty lines at
+    the end of a file are such rows, as many as there are rows left), and how one becomes text.
     """
 
     what = "ids"
     usual: Sequence[str] = ID_NAMES
+    may_lack = False
     text_of = staticmethod(id_text)
 
     def __init__(self, shards: list[Shard], given: Any, column: str | None, rows: int | None = None) -> None:
@@ -188,7 +190,12 @@ class IdsOf:
         name = self._chosen(names)
         sure = name == self._column or name in self.usual
         self._header = None if sure else name
-        return name, self._rows if sure else 0
+        return name, self._at_the_end if sure else 0
+
+    @property
+    def _at_the_end(self) -> int:
+        """Up to how many rows empty lines at the end of a file count."""
+        return self._rows if self.may_lack else 0
 
     def _chosen(self, names: list[str]) -> str:
         """Which column of a separate table holds the values; InputError where none of these names does."""
@@ -216,7 +223,7 @@ class IdsOf:
             yield from _column(table, name)
             return
         if suffix == ".txt":
-            lines = (line.rstrip(b"\r\n") for _, _, line in rows_in_lines(path, b"\r\n", self._rows))
+            lines = (line.rstrip(b"\r\n") for _, _, line in rows_in_lines(path, b"\r\n", self._at_the_end))
             while part := list(itertools.islice(lines, _STEP)):
                 yield part
             return

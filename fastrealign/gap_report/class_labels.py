@@ -60,6 +60,7 @@ class LabelsOf(IdsOf):
 
     what = "labels"
     usual = LABEL_NAMES
+    may_lack = True
     text_of = staticmethod(label_text)
 
 

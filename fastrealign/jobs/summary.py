@@ -50,7 +50,7 @@ class Report:
         The first of them, one line each.
     dropped : dict of str to list of [int, int]
         With `bad_rows` "skip", by the names of the output shards that lack rows: the rows that were left out, as runs
-        [first, last], numbered from 0 in the shard; as in the manifest.
+        [first, last], numbered from 0 in the shard. Not in `to_json`; the manifest has them.
     left_out : list of str
         Shards that could not be read and were left out, one line each.
     notes : list of str
@@ -112,7 +112,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps; a gap that was not measured is None."""
-        value = shown_values({name: part for name, part in vars(self).items() if name not in ("alignment", "noise")})
+        own_form = ("alignment", "noise", "dropped")
+        value = shown_values({name: part for name, part in vars(self).items() if name not in own_form})
         a = self.alignment
         own = (
             {"centroid": a.centroid, "sampling": a.sampling and asdict(a.sampling)} if isinstance(a, Alignment) else {}

@@ -10,6 +10,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.formats.torch_files import TorchShard
+from fastrealign.gap_report.class_labels import LabelsOf
 
 
 def test_ids_of_a_csv_file(tmp_path):
@@ -21,15 +22,19 @@ def test_ids_of_a_csv_file(tmp_path):
     assert [*IdsOf([], tmp_path / "ids.csv", "caption", rows=70_000).batches(SILENT)][1][0] == "a b"
 
 
+@pytest.mark.parametrize("name", ["i.txt", "i.csv"])
 @pytest.mark.parametrize("end", ["", "\r\n", "\n" * 5])
-def test_empty_lines_at_the_end_of_a_text_file_are_ids_where_rows_are_left_for_them(tmp_path, end):
-    (tmp_path / "ids.txt").write_bytes(f"a\n\nb\n\n\n{end}".encode())
+def test_empty_lines_at_the_end_of_a_file_are_no_ids(tmp_path, end, name):
+    """Of labels they are rows without one, as many as there are rows left: a missing id is an error, not an empty id."""
+    header = "" if name == "i.txt" else "id\n"
+    (tmp_path / name).write_bytes(f"{header}a\n\nb\n\n\n{end}".encode())
+    (batch,) = IdsOf([], tmp_path / name, None, rows=3).batches(SILENT)
+    assert batch == ["a", "", "b"]
+    with pytest.raises(InputError, match="has 3 ids, expected one for each of 5 rows"):
+        list(IdsOf([], tmp_path / name, None, rows=5).batches(SILENT))
     for rows in (3, 4, 5):
-        (batch,) = IdsOf([], tmp_path / "ids.txt", None, rows=rows).batches(SILENT)
+        (batch,) = LabelsOf([], tmp_path / name, None if name == "i.txt" else "id", rows=rows).batches(SILENT)
         assert batch == ["a", "", "b", "", ""][:rows]
-    with pytest.raises(InputError, match="has 1 ids, expected one for each of 2 rows"):
-        (tmp_path / "ids.txt").write_text("a")
-        list(IdsOf([], tmp_path / "ids.txt", None, rows=2).batches(SILENT))
 
 
 def test_each_shard_is_decoded_once_for_its_ids(tmp_path, monkeypatch):
