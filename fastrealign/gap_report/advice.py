@@ -34,10 +34,11 @@ USES = (
     Use("search in one index of both sides", "one index of both", SEARCH[3:]),
 )
 MIX = Use("mixing the sides", "mix the sides", (MIXING,))
+ONLY_NOISE = "only methods that add noise were compared"
 OUTCOMES = {
     ACCURACY: "accuracy",
     **dict(zip(SEARCH, ("R@1", "R@5", "R@10", "R@10"), strict=True)),
-    MIXING: "the share of neighbours on the other side",
+    MIXING: "mixing",
 }
 
 
@@ -127,21 +128,24 @@ def _mixed_without_noise(report: Measured) -> Outcome:
     return replace(of, methods=methods, best=best)
 
 
-def but_for_noise(report: Measured) -> str:
-    """What "no method is better" needs to be true where one that adds noise mixes better, and mixing is all there is."""
+def only_noise(report: Measured) -> bool:
+    """Whether all methods that were compared add noise."""
+    return all(one.noise for name, one in report.methods.items() if name != "none")
+
+
+def no_method(report: Measured) -> str:
+    """What of methods mixes no better: those without noise, where one that adds noise does."""
     of = report.outcomes[MIXING]
     noisy = any(of.better(name) for name, one in report.methods.items() if one.noise)
-    return " without noise" if noisy and uses(report) == [MIX] else ""
+    return "no method without noise" if noisy else "no method"
 
 
 def _reason(report: Measured, use: Use, method: str) -> str:
     of = _deciding(report, use)
     assert of is not None
-    before, after = (of.methods[name].value for name in ("none", method))
+    before, after = (percent(of.methods[name].value) for name in ("none", method))
     full = "" if of.limit is None else f" ({percent(of.limit)} is fully mixed)"
-    # The mean of both sides may fall where each comes closer to being fully mixed.
-    rises = "rises" if after >= before else "is more even around both sides,"
-    return f"{OUTCOMES[of.name]} {rises} from {percent(before)} to {percent(after)}{full}"
+    return f"{OUTCOMES[of.name]} rises from {before} to {after}{full}"
 
 
 def _cost(report: Measured, method: str) -> str:
@@ -196,5 +200,8 @@ def _idle(report: Measured, idle: str) -> str:
     if len(report.methods) == 1:
         return "no method was asked to close the gap"
     chance = by_chance(*(report.outcomes[name] for use in uses(report) for name in use.outcomes))
-    none = f"no method{but_for_noise(report)} is better than doing nothing{chance} for {idle}"
+    if uses(report) == [MIX] and only_noise(report):
+        return f"{ONLY_NOISE}, and noise mixes any sides; compare others, such as realign"
+    none = no_method(report) if uses(report) == [MIX] else "no method"
+    none = f"{none} is better than doing nothing{chance} for {idle}"
     return none if report.means.apart else f"there is no gap to close, and {none}"

@@ -45,18 +45,13 @@ class Compared:
     value, margin : float
         The interval is value ± margin, for other rows like these.
     change, change_margin : float
-        value less that of "none"; where the outcome has limits, how much nearer its groups are to theirs than those of
-        "none" in the mean, below 0 if farther. The intervals of all changes of a report together hold with 95 % confidence.
-        0 for "none".
-    beyond : tuple of int
-        The groups that are above their limits by more than chance.
+        value less that of "none". The intervals of all changes of a report together hold with 95 % confidence. 0 for "none".
     """
 
     value: float
     margin: float
     change: float = 0.0
     change_margin: float = 0.0
-    beyond: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,9 +72,7 @@ class Outcome:
     lower : bool
         Whether lower is better.
     limit : float or None
-        The best value, where higher and lower ones are worse: the mean of the limits of the groups, such as the two sides.
-    full : bool
-        Whether doing nothing reaches the limits, so that there is nothing to gain.
+        The highest value that there can be, where scores have limits; where "none" reaches it, nothing is better.
     """
 
     name: str
@@ -88,7 +81,12 @@ class Outcome:
     best: tuple[str, ...] = ()
     lower: bool = False
     limit: float | None = None
-    full: bool = False
+
+    @property
+    def full(self) -> bool:
+        """Whether doing nothing reaches the limit, so that there is nothing to gain."""
+        none = self.methods["none"]
+        return self.limit is not None and none.value + none.margin >= self.limit
 
     def better(self, method: str) -> bool | None:
         """True: better than doing nothing; False: worse; None: neither better nor worse, as far as these rows show."""
@@ -158,40 +156,40 @@ def outcome(name: str, scores: dict[str, Scores], tests: int, *, limits: Sequenc
     """The outcome of these scores by method, "none" among them; higher is better, up to the limits.
 
     tests   how many differences the report states
-    limits  the value of each group if the sides do not differ: the nearer to it, the better. Each group is judged by its own:
-            noise moves source rows away from each other, so that target rows are nearer to them than other source rows, but
-            they are no nearer to target rows; the mean of both sides may then be that of mixed ones. Where "none" reaches the
-            limits, no method is better
+    limits  of each group, the mean of its scores if the sides did not differ. What is beyond counts as missing, in each group
+            by itself: noise moves source rows away from each other, so that target rows are nearer to them than other source
+            rows, but they are no nearer to target rows, and the mean of both sides may be that of mixed ones
     """
-    wider = WIDER.get(name, 1.0)
-    n = sum(len(group) for _, group in scores["none"])
-    near = scores if limits is None else {method: _reflected(of, limits) for method, of in scores.items()}
+    limit = None
+    if limits is not None:
+        limit = sum(weight * most for (weight, _), most in zip(scores["none"], limits, strict=True))
+        scores = {method: _reflected(of, limits) for method, of in scores.items()}
+    none, wider = scores["none"], WIDER.get(name, 1.0)
+    n = sum(len(group) for _, group in none)
     found = {}
     for method, of in scores.items():
         value, margin = _mean(of, 1, wider)
         if margin == 0.0 and not (name == KEPT and method == "none"):
             margin = min(3.0 / n, 1.0)  # all rows alike: the rule of three
-        apart = [(weight, a - b) for (weight, a), (_, b) in zip(near[method], near["none"], strict=True)]
+        apart = [(weight, a - b) for (weight, a), (_, b) in zip(of, none, strict=True)]
         change, of_change = (0.0, 0.0) if method == "none" else _mean(apart, tests, wider)
         if change and not of_change:  # every row changes alike: the rule of three, for as many tests
             of_change = min(-log((1 - CONFIDENCE) / tests) / n, 1.0)
-        found[method] = Compared(value, min(margin, 1.0), change, of_change, _beyond(of, limits, wider))
-    limit = None if limits is None else sum(weight * at for (weight, _), at in zip(scores["none"], limits, strict=True))
-    reached = limits is not None and _short(scores["none"], limits) <= found["none"].margin
-    result = Outcome(name, n, found, limit=limit, full=reached)
+        found[method] = Compared(value, min(margin, 1.0), change, of_change)
+    result = Outcome(name, n, found, limit=limit)
     better = {method: of.change for method, of in found.items() if result.better(method)}
     if not better:
         return result
-    first = near[max(better, key=better.__getitem__)]
+    first = scores[max(better, key=better.__getitem__)]
     behind = {
-        method: _mean([(weight, a - b) for (weight, a), (_, b) in zip(first, near[method], strict=True)], tests, wider)
+        method: _mean(
+            [(weight, a - b) for (weight, a), (_, b) in zip(first, scores[method], strict=True)], tests, wider
+        )
         for method in better
     }
     # At the limit there is nothing to gain.
     full = [
-        method
-        for method in better
-        if limit is not None and limit - _mean(near[method], 1, 1.0)[0] <= found[method].margin
+        method for method in better if limit is not None and abs(found[method].value - limit) <= found[method].margin
     ]
     best = tuple(method for method, (less, margin) in behind.items() if less <= margin or method in full)
     return replace(result, best=best)
@@ -248,24 +246,13 @@ def _mean(groups: Scores, tests: int, wider: float) -> tuple[float, float]:
 
 
 def _reflected(groups: Scores, limits: Sequence[float]) -> Scores:
-    """Scores of groups with a mean above their limit, as others with one as far below it: the higher, the nearer to it."""
-    return [
-        (weight, 2.0 * limit - group if group.mean() > limit else group)
-        for (weight, group), limit in zip(groups, limits, strict=True)
-    ]
+    """Scores of groups with a mean above their limit, as others with one as far below it, but not below 0."""
 
+    def reflected(group: np.ndarray, limit: float) -> np.ndarray:
+        mean = group.mean()
+        return group if mean <= limit else 2.0 * limit - group if mean < 2.0 * limit else np.zeros_like(group)
 
-def _short(groups: Scores, limits: Sequence[float]) -> float:
-    """How far the groups that are below their limits are from them, weighted."""
-    return sum(
-        weight * max(limit - float(group.mean()), 0.0) for (weight, group), limit in zip(groups, limits, strict=True)
-    )
-
-
-def _beyond(groups: Scores, limits: Sequence[float] | None, wider: float) -> tuple[int, ...]:
-    """Which groups are above their limits by more than chance."""
-    found = [_mean([(1.0, group)], 1, wider) for _, group in groups]
-    return tuple(at for at, limit in enumerate(limits or ()) if found[at][0] - found[at][1] > limit)
+    return [(weight, reflected(group, limit)) for (weight, group), limit in zip(groups, limits, strict=True)]
 
 
 def _square(of: Covariance) -> float:

@@ -84,7 +84,8 @@ def _text(report: Measured, of: Outcome) -> tuple[str, str, str]:
         full = percent(of.limit or 0.0)
         return (
             "Mixing",
-            f"share of a row's 20 nearest neighbours on the other side; {full} is fully mixed; each side is judged by its own",
+            "share of a row's 20 nearest neighbours on the other side; "
+            f"{full} is fully mixed, more around one side counts as missing",
             f"{of.n:,} rows",
         )
     if of.name == KEPT:

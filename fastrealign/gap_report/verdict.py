@@ -6,20 +6,13 @@ import numpy as np
 
 from fastrealign.core.formatting import count, listed, number, percent
 from fastrealign.diagnostics.mean_gap import cosine
-from fastrealign.gap_report.advice import FAR, MIX, but_for_noise, by_chance, choice, uses
+from fastrealign.gap_report.advice import FAR, MIX, ONLY_NOISE, by_chance, choice, no_method, only_noise, uses
 from fastrealign.gap_report.copies import SAME_SIDES
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, MIXING, SEARCH, Outcome
 from fastrealign.gap_report.report_data import Domains, Measured
 from fastrealign.gap_report.sides import FEW
 
-# By the sides whose rows have more neighbours on the other side than if the sides were fully mixed.
-BEYOND = {
-    (): "",
-    (0,): ", beyond fully mixed around target rows",
-    (1,): ", beyond fully mixed around source rows",
-    (0, 1): ", beyond fully mixed",
-}
 # A slope that changes by more than this share is not kept.
 KEEPS = 0.1
 
@@ -34,7 +27,8 @@ def findings(report: Measured) -> list[str]:
     search, classes = report.search, report.classes
     full = percent(report.outcomes[MIXING].limit or 0.0)
     found = {
-        MIXING: f"{{}} of a row's 20 nearest neighbours are on the other side ({full} if the sides were fully mixed)"
+        MIXING: f"{{}} of a row's 20 nearest neighbours are on the other side ({full} if the sides were fully mixed; more than "
+        "that around one side counts as missing)"
     }
     if classes:
         found[ACCURACY] = (
@@ -80,8 +74,10 @@ def headline(report: Measured) -> str:
             helps.setdefault(method, []).append(use.short)
     if not helps:
         chance = by_chance(*(report.outcomes[name] for use in uses(report) for name in use.outcomes))
-        none = f"no method{but_for_noise(report)} helps"
-        return f"{gap}; {none} {listed([use.short for use in uses(report)], 'or')}{chance}"
+        if uses(report) == [MIX] and only_noise(report):
+            return f"{gap}; {ONLY_NOISE}"
+        none = no_method(report) if uses(report) == [MIX] else "no method"
+        return f"{gap}; {none} helps {listed([use.short for use in uses(report)], 'or')}{chance}"
     return f"{gap}; {listed([f'{name_of(name)} helps {listed(of)}' for name, of in helps.items()])}"
 
 
@@ -120,9 +116,7 @@ def _effects(of: Outcome, text: str) -> str:
     changed: dict[bool, list[str]] = {True: [], False: []}
     for name in sorted(of.methods, key=lambda name: -of.methods[name].change):
         if (better := of.better(name)) is not None:
-            method = of.methods[name]
-            beyond = BEYOND[method.beyond]
-            changed[better].append(f"{name_of(name)} ({percent(method.value)}{beyond})")
+            changed[better].append(f"{name_of(name)} ({percent(of.methods[name].value)})")
     mixing = of.name == MIXING
     none = f"no method {'mixes them better' if mixing else 'raises that'}{by_chance(of)}"
     more, less = ("better mixed", "worse") if mixing else ("more", "less")
@@ -134,12 +128,12 @@ def _effects(of: Outcome, text: str) -> str:
 def plane_title(report: Measured) -> str:
     """Mixing before, and with the method to take for mixing, if any mixes better."""
     of = report.outcomes[MIXING]
-    before = f"{percent(of.methods['none'].value)} of neighbours are on the other side before alignment"
+    before = f"Mixing is {percent(of.methods['none'].value)} before alignment"
     if len(of.methods) == 1:
         return before
     method = choice(report, MIX)
     if method is None:
-        return f"{before}; no method{but_for_noise(report)} mixes the sides better"
+        return f"{before}; {ONLY_NOISE if only_noise(report) else f'{no_method(report)} mixes the sides better'}"
     return f"{before}, {percent(of.methods[method].value)} with {name_of(method)}"
 
 

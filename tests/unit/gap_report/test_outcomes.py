@@ -42,9 +42,8 @@ def test_the_nearest_to_the_limit_is_best(rng):
     scores = {name: [(1.0, at + 0.05 * rng.standard_normal(400))] for name, at in around.items()}
     of = outcome("mixing", {"none": [(1.0, none)], **scores}, 4, limits=[0.5])
     assert of.best == ("at",) and [of.better(name) for name in around] == [True, True, True, False]
-    assert [of.methods[name].beyond for name in around] == [(), (), (0,), (0,)]
-    value = scores["far"][0][1].mean()
-    assert of.methods["far"].value == pytest.approx(value) and of.methods["far"].change == pytest.approx(0.9 - value)
+    value = 1.0 - scores["far"][0][1].mean()
+    assert of.methods["far"].value == pytest.approx(value) and of.methods["far"].change == pytest.approx(value - 0.1)
     # Two that do not differ from the limit by more than chance are both best, whichever is above.
     both = {"none": [(1.0, none)], "a": scores["at"], "b": [(1.0, 1.0 - scores["at"][0][1])]}
     assert set(outcome("mixing", both, 2, limits=[0.5]).best) == {"a", "b"}
@@ -55,32 +54,32 @@ def test_at_the_limit_nothing_is_gained():
     of = outcome("mixing", {"none": [(1.0, none)], "a": [(1.0, none)], "b": [(1.0, more)]}, 2, limits=[0.5])
     assert of.full and of.best == () and of.better("a") is None and of.better("b") is False
     above = outcome("mixing", {"none": [(1.0, more)], "a": [(1.0, none)], "b": [(1.0, more + 0.1)]}, 2, limits=[0.5])
-    assert above.full and above.best == () and above.better("a") is None and above.better("b") is False
+    assert not above.full and above.best == ("a",) and above.better("b") is False, "beyond the limit is not at it"
 
 
 def test_each_side_has_a_limit_of_its_own():
-    """What only one side gains beyond its limit counts against the method, as far as it is beyond."""
+    """What one side has beyond its limit counts as missing, until nothing is left."""
 
     def sides(x, y):
         return [(0.5, at + np.tile([-0.05, 0.05], 250)) for at in (x, y)]
 
-    scores = {"none": sides(0.0, 0.0), "even": sides(0.3, 0.3), "noisy": sides(0.02, 0.71), "over": sides(0.0, 1.0)}
+    scores = {"none": sides(0.0, 0.0), "even": sides(0.3, 0.3), "noisy": sides(0.02, 0.71), "over": sides(0.0, 1.01)}
     of = outcome("mixing", scores, 3, limits=[0.5, 0.5])
     assert of.best == ("even",) and not of.full and of.limit == 0.5
-    assert [of.methods[name].beyond for name in scores] == [(), (), (1,), (1,)]
-    assert of.methods["noisy"].value == pytest.approx(0.365)
-    assert of.methods["noisy"].change == pytest.approx((0.02 + 0.29) / 2)
-    assert of.methods["over"].change == pytest.approx(0), "as far from its limit as before"
+    assert [of.methods[name].value for name in scores] == pytest.approx([0.0, 0.3, (0.02 + 0.29) / 2, 0.0])
+    assert of.better("noisy") and of.better("over") is None
     # Of sides of 900 and 100 rows, one row in ten of the first has a foreign neighbour, nine of the second.
     few = {
         name: [(0.9, x[1] / 5), (0.1, 0.38 + y[1])]
         for name, (x, y) in {"none": sides(0, 0), "a": sides(0.5, 0.5)}.items()
     }
     of = outcome("mixing", few, 1, limits=[0.1, 0.9])
-    assert of.limit == pytest.approx(0.18) and of.best == ("a",) and of.methods["a"].beyond == ()
+    assert of.limit == pytest.approx(0.18) and of.best == ("a",) and of.methods["a"].value == pytest.approx(0.178)
     assert outcome("mixing", {"none": few["a"], "a": few["a"]}, 1, limits=[0.1, 0.88]).full
-    # One side at its limit is not enough.
-    assert not outcome("mixing", {"none": sides(0.0, 0.9), "a": sides(0.4, 0.4)}, 1, limits=[0.5, 0.5]).full
+    # A side that is beyond its limit does not make up for one that is below, and is no full mixture either.
+    for x, y in ((0.0, 0.9), (0.1, 0.9), (0.9, 0.9)):
+        of = outcome("mixing", {"none": sides(x, y), "a": sides(0.4, 0.4)}, 1, limits=[0.5, 0.5])
+        assert not of.full and of.better("a"), (x, y)
 
 
 def test_all_alike_has_the_rule_of_three():
