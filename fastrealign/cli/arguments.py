@@ -30,17 +30,20 @@ TARGET = "image embeddings of the same encoder pair, in the same forms"
 COLUMN = "parquet column, pickle key or tensor that holds the embeddings, where that is ambiguous"
 JSON = "print one JSON object instead of text"
 LOG_JSON = "progress, warnings and errors on stderr as one JSON object a line"
-# Where the text of the Python keyword would not do: it names keywords, or values of other types.
+_BAD_ROWS = "rows with NaN, Inf or only zeros: error stops and names the first, "
+_BAD_ROWS_READ = f"{_BAD_ROWS}skip and keep leave them out"
+# Where the text of the Python keyword would not do: it is of several functions, names keywords, or values of other types.
 _HELP = (
     options.HELP
     | FIT_HELP
     | {
+        "bad_rows": f"{_BAD_ROWS}skip leaves them out, keep writes them unmapped; statistics never include them",
+        "threads": "CPU threads; by default one per core, with --devices four for each",
         "max_memory": "what all buffers together may take, such as 200MB or 2GiB; decoding a format needs more",
         "tol": "fit on a random sample of files, just large enough that the true gap over all rows is at most the gap left "
         "that is reported plus GAP, for example 1e-3",
     }
 )
-_BAD_ROWS_READ = "rows with NaN, Inf or only zeros: error stops and names the first, skip and keep leave them out"
 
 
 def add_option(
@@ -99,10 +102,10 @@ def add_reading_options(parser: argparse.ArgumentParser, *, writes: bool = False
     """writes: the command writes the rows that it reads."""
     texts = _HELP if writes else {"bad_rows": _BAD_ROWS_READ}
     add_option(parser, "--bad-rows", texts=texts, type=small, choices=BAD_ROWS, default="error")
-    add_option(parser, "--threads", type=positive, metavar="N")
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
+    add_option(parser, "--threads", type=positive, metavar="N")
     add_option(parser, "--devices", type=names, metavar="0,1,...")
     add_option(parser, "--max-memory", type=byte_count, metavar="SIZE")
 

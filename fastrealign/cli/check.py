@@ -15,6 +15,7 @@ from fastrealign.cli.lazy import storage_paths
 from fastrealign.cli.parser import Command
 from fastrealign.cli.role_options import roles_in
 from fastrealign.core.errors import InputError
+from fastrealign.data import options
 
 _MORE = """\
 Exits 0 if the alignment holds and 3 if it does not; 2 for input that cannot be
@@ -52,6 +53,7 @@ def add(command: Command) -> None:
     arguments.add_sampling_options(parser, seed_of="the sample")
     arguments.add_columns(parser)
     arguments.add_reading_options(parser)
+    arguments.add_option(parser, "--threads", texts=options.HELP, type=arguments.positive, metavar="N")
     arguments.add_output_options(parser)
 
 

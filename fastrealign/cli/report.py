@@ -65,9 +65,10 @@ def add(command: Command) -> None:
         "whose words are counted; or a .npy file of numbers, in a unit of your own; compares up to four ranges of lengths"
     )
     parser.add_argument("--by-length", metavar="CAPTIONS", help=text)
+    others = (name for name in KNOWN if name != "none")
     text = (
-        f"methods to compare with doing nothing, separated by commas: of {', '.join(KNOWN)} (default: "
-        f"{','.join(METHODS)}); with --search those of fit_roles, centred, balanced and auto too (default: "
+        f"methods to compare with none, which is doing nothing: of {', '.join(others)}, separated by commas, or none alone "
+        f"(default: {','.join(METHODS)}); with --search those of fit_roles, centred, balanced and auto too (default: "
         "none,realign,centred)"
     )
     parser.add_argument("--methods", metavar="NAMES", help=text)

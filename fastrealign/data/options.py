@@ -96,8 +96,8 @@ class Compute:
     threads: int | None = option(None, "CPU threads; by default one per core")
     devices: Sequence[int | str] | None = option(
         None,
-        "GPUs to compute on, by their numbers, or torch device names, by default with four CPU threads each; by default the "
-        "CPU computes",
+        "GPUs to compute on, by their numbers, or torch device names, each fed by four CPU threads if their number is not "
+        "given; by default the CPU computes",
     )
     max_memory: int | None = option(
         None,
@@ -140,11 +140,12 @@ class NoiseOptions:
 
     noise: float = option(
         0.0,
-        "length of the Gaussian noise added to every mapped row, which is then normalised again; 1 is the length of a row",
+        "length of the Gaussian noise added to every mapped row, which is then normalised again; 1 is the length of a row; "
+        "c3 has noise of its own, of length 0.5, which this replaces",
     )
     seed: int = option(
         0,
-        "seed of this noise: a row's noise depends on it and on the number of the row",
+        "seed of this noise: a row's noise depends on it and on the number of the row; c3's own has the seed of its fit",
     )
 
     def __post_init__(self) -> None:

@@ -159,7 +159,7 @@ def _has_journal(folder: Place) -> bool:
 
 def _in_folders(folders: list[Place]) -> Iterator[Place]:
     """Everything in folders and in those within them."""
-    for entries, inner in each(_entries, folders, remote=not isinstance(folders[0], Path)):
+    for entries, inner in each(_entries, folders, several=not isinstance(folders[0], Path)):
         yield from entries
         if inner := [one for one in inner if _is_searched(one)]:
             yield from _in_folders(inner)

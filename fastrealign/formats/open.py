@@ -215,7 +215,7 @@ def _open_all(
 
     few = len(files) <= _FEW and all(isinstance(path, Path) for path in files)
     in_turn = few or any(format_of(path).opens_whole for path in files)
-    opened = list(each(open_one, range(len(files)), remote=not in_turn))
+    opened = list(each(open_one, range(len(files)), several=not in_turn))
     if wanted.column is None:
         opened = _of_one_name(opened, again, wanted.option)
     unclear = next((one for one in opened if isinstance(one, Unclear)), None)

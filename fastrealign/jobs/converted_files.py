@@ -87,7 +87,7 @@ class ConvertedFiles(OutputFolder):
         self._check(*self.paths)
 
     def _check(self, *paths: Place) -> None:
-        for path, there in zip(paths, each(is_there, paths, remote=not isinstance(self.root, Path)), strict=True):
+        for path, there in zip(paths, each(is_there, paths, several=not isinstance(self.root, Path)), strict=True):
             self._inputs.check(path)
             if there and not self._overwrite:
                 raise InputError(f"{path}: exists; choose another name or replace it with {option('overwrite', True)}")
@@ -98,7 +98,7 @@ class ConvertedFiles(OutputFolder):
         self.check()  # another process may have written here since the first check
         every = [*self.paths, *self.metadata]
         remote = not isinstance(self.root, Path)
-        self._there = {path for path, there in zip(every, each(is_there, every, remote=remote), strict=True) if there}
+        self._there = {path for path, there in zip(every, each(is_there, every, several=remote), strict=True) if there}
         remove_temporaries(every)
 
     def roll_back(self) -> None:

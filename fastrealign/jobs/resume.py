@@ -173,7 +173,7 @@ class PreviousRun:
             return (not gone and not path.exists()) or shard.is_at(path, self._verify)
 
         remote = not isinstance(self.root, Path)
-        for shard, fine in zip(shards, each(is_as_written, shards, remote=remote), strict=True):
+        for shard, fine in zip(shards, each(is_as_written, shards, several=remote), strict=True):
             if not fine:
                 return shard
         return None
@@ -209,6 +209,6 @@ def planned(spec: JobSpec) -> set[str]:
 
 def remove_files(root: Place, names: set[str]) -> None:
     """Remove files of a run, and the folders within the output that they leave empty."""
-    for _ in each(lambda name: remove(root / name), sorted(names), remote=not isinstance(root, Path)):
+    for _ in each(lambda name: remove(root / name), sorted(names), several=not isinstance(root, Path)):
         pass
     remove_folders({(root / name).parent for name in names} - {root})

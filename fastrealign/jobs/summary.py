@@ -191,28 +191,7 @@ def noise_text(noise: NoiseOptions) -> str | None:
 
 def sampling_lines(sampling: Sampling | None) -> list[str]:
     """How the fit was sampled, and the size of its error."""
-    if sampling is None:
-        return []
-    if sampling.how == "certified" and (sampling.rows_source, sampling.rows_target) == (
-        sampling.of_source,
-        sampling.of_target,
-    ):
-        return [
-            f"  certified      exact: every row was read, {sampling.rows_source:,} of the source and "
-            f"{sampling.rows_target:,} of the target"
-        ]
-    if sampling.how == "certified":
-        return [
-            f"  certified      the gap left is certain to {sampling.bound:.2g} at {sampling.confidence:.0%}, from "
-            f"{sampling.rows_source:,} of {sampling.of_source:,} source and {sampling.rows_target:,} of "
-            f"{sampling.of_target:,} target rows (seed {sampling.seed})"
-        ]
-    if sampling.how == "one pass":
-        return [f"  one pass       the centroid correction is an estimate, standard error {sampling.error:.2g}"]
-    new = f"{sampling.rows_source:,} of the source rows and {sampling.rows_target:,} of the target rows are new"
-    *before, last = sampling.generations or (None, None)
-    decay = f" (decay {last.decay:g}, update {len(before)})" if last is not None else ""
-    return [f"  updated        {new}, the others are those of the alignment before{decay}"]
+    return [] if sampling is None else [f"  {sampling.how:<15}{sampling.text}"]
 
 
 def column_text(columns: dict[str, str]) -> str:

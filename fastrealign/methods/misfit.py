@@ -56,7 +56,7 @@ def advice_at_target(gap_before: float, gap_fitted: float) -> str:
     """What rows that lie at the target are, and what to do: one wording for every command that meets them."""
     return (
         f"these rows lie at the target already (a gap of {gap_before:.3g}, {gap_fitted:.3g} at the fit): they look like images "
-        f"or aligned rows; give {_WANTED}. If these are such rows, their encoder has changed: fit again"
+        f"or aligned rows; give {_WANTED}. If they are unaligned text, their encoder has changed: fit again"
     )
 
 

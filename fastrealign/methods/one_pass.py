@@ -40,7 +40,7 @@ class OnePass:
 
     side    its statistics
     c       the centroid correction, float64 (d,)
-    error   standard error of the centroid of the aligned rows (Euclidean norm); 0 where the sample is the whole source
+    error   standard error of the mean of the aligned rows (Euclidean norm); 0 where the sample is the whole source
     """
 
     side: SideStatistics

@@ -116,8 +116,7 @@ def _facts(fitted: Any) -> Iterator[tuple[str, str]]:
         yield label, _cell(value)
     sampling = getattr(fitted, "sampling", None)
     if sampling is not None:
-        bound = "" if sampling.error is None else f", error of the centroid about {sampling.error:.2g}"
-        yield "statistics", f"{_cell(sampling.how)}: an estimate{bound}"
+        yield "statistics", _cell(f"{sampling.how}: {sampling.text}")
     if hasattr(fitted, "fingerprint"):
         yield "fingerprint", fitted.fingerprint[:16]
 

@@ -60,7 +60,7 @@ class Sampling:
     of_source, of_target : int or None
         Rows of each side; None: not known.
     error : float or None
-        Standard error of the centroid of the aligned rows (Euclidean norm); None: not known.
+        Standard error of the mean of the aligned rows (Euclidean norm); None: not known.
     bound, confidence : float or None
         With this confidence, the gap that is left is at most gap_left + bound.
     seed : int or None
@@ -79,6 +79,26 @@ class Sampling:
     confidence: float | None = None
     seed: int | None = None
     generations: tuple[Generation, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What a summary and a model card say after `how`: which rows were read, and the error that is left."""
+        source, target = f"{self.rows_source:,}", f"{self.rows_target:,}"
+        if self.how == "certified" and (self.rows_source, self.rows_target) == (self.of_source, self.of_target):
+            return f"exact: every row was read, {source} of the source and {target} of the target"
+        if self.how == "certified":
+            return (
+                f"the gap left is certain to {self.bound:.2g} at {self.confidence:.0%}, from {source} of {self.of_source:,} "
+                f"source and {target} of {self.of_target:,} target rows (seed {self.seed})"
+            )
+        if self.how == "one pass":
+            return f"the centroid correction is an estimate, standard error {self.error:.2g}"
+        *before, last = self.generations or (None, None)
+        decay = f" (decay {last.decay:g}, update {len(before)})" if last is not None else ""
+        return (
+            f"{source} of the source rows and {target} of the target rows are new, the others are those of the alignment "
+            f"before{decay}"
+        )
 
     @classmethod
     def read(cls, path: AnyPath, record: dict[str, Any]) -> Sampling:

@@ -151,7 +151,9 @@ def check_target(name: str, side: SideStatistics) -> None:
 def warn_of_no_centroid(name: str, side: SideStatistics) -> None:
     """A warning where there is no centroid to move to."""
     if np.linalg.norm(side.mean) < NO_CENTROID:
-        warn(f"{name}: the mean of the unit rows is zero, so there is no mean to move to; were they centred already?")
+        warn(
+            f"{name}: the mean of the unit rows is zero, so it has no direction to move rows to; were they centred already?"
+        )
 
 
 def check_differ(source: str, y: SideStatistics, target: str, x: SideStatistics) -> None:

@@ -232,7 +232,7 @@ class RemoteLog:
     def _unlink(self, urls: list[Url]) -> None:
         """Remove the first one first: if this is stopped halfway, lines after the gap do not count."""
         for part in (urls[:1], urls[1:]):
-            for _ in each(lambda url: url.unlink(missing_ok=True), part, remote=True):
+            for _ in each(lambda url: url.unlink(missing_ok=True), part, several=True):
                 pass
 
 
@@ -242,5 +242,5 @@ def _numbered(path: Url) -> tuple[list[Url], list[bytes]]:
     whole = 0
     while whole < len(names) and int(names[whole]) == whole + 1:
         whole += 1
-    lines = each(lambda name: (path / name).read_bytes(), names[:whole], remote=True)
+    lines = each(lambda name: (path / name).read_bytes(), names[:whole], several=True)
     return [path / name for name in names[whole:]], list(lines)

@@ -155,15 +155,15 @@ def check_output(path: AnyPath) -> None:
     spool_folder()
 
 
-def each(call: Callable[[T], R], of: Iterable[T], *, remote: bool | None = None) -> Iterator[R]:
+def each(call: Callable[[T], R], of: Iterable[T], *, several: bool | None = None) -> Iterator[R]:
     """What `call` returns for each, in order.
 
-    remote   whether a server is asked: then several at a time. None: `of` are paths, and one of them is a URL
+    several   whether several calls run at a time, as where a server is asked. None: `of` are paths, and one of them is a URL
     """
-    if remote is None:
+    if several is None:
         of = list(of)
-        remote = any(is_path(one) and _is_url(one) for one in of)
-    if not remote:
+        several = any(is_path(one) and _is_url(one) for one in of)
+    if not several:
         yield from map(call, of)
         return
     from concurrent.futures import ThreadPoolExecutor

@@ -19,6 +19,7 @@ from fastrealign.cli.main import main
 from fastrealign.core import reference
 from fastrealign.data.row_source import PIECE_BYTES
 from fastrealign.data.workers import Host
+from fastrealign.methods.publishing import card
 
 
 def test_aligns_shard_for_shard_as_the_reference_does(tmp_path):
@@ -56,11 +57,11 @@ def test_a_sample_of_all_rows_is_said_to_be_exact(tmp_path):
     text, image = tmp_path / "text.npy", tmp_path / "image.npy"
     np.save(text, corpus.rows(30_000, 1) + 1.0)
     np.save(image, corpus.rows(20_000, 2) - 1.0)
-    whole, part = (str(fr.align(text, image, tmp_path / f"{tol}", tol=tol)) for tol in (1e-9, 0.5))
-    assert (
-        "exact: every row was read, 30,000 of the source and 20,000 of the target" in whole and "certain" not in whole
-    )
-    assert "the gap left is certain to " in part and "exact:" not in part
+    reports = [fr.align(text, image, tmp_path / f"{tol}", tol=tol) for tol in (1e-9, 0.5)]
+    of_rows = "exact: every row was read, 30,000 of the source and 20,000 of the target"
+    for whole, part in (map(str, reports), (card(report.alignment, "org/a") for report in reports)):
+        assert of_rows in whole and "certain" not in whole and "error" not in whole
+        assert "the gap left is certain to " in part and "exact:" not in part
 
 
 def test_the_exact_centroid_leaves_no_gap(tmp_path):

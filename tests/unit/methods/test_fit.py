@@ -240,7 +240,7 @@ def test_options_that_do_not_exist(rows_of):
 
 def test_a_target_without_a_centroid_is_warned_of(rows_of):
     half = rows_of(500, 5)
-    with pytest.warns(fr.FitWarning, match="target: the mean of the unit rows is zero, so there is no mean") as seen:
+    with pytest.warns(fr.FitWarning, match="target: the mean of the unit rows is zero, so it has no direction") as seen:
         fr.fit(rows_of(900, 5), np.concatenate([half, -half]))
     assert seen[0].filename == __file__
 
