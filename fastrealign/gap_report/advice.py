@@ -128,15 +128,15 @@ def _mixed_without_noise(report: Measured) -> Outcome:
     return replace(of, methods=methods, best=best)
 
 
-def only_noise(report: Measured) -> bool:
-    """Whether all methods that were compared add noise."""
-    return all(one.noise for name, one in report.methods.items() if name != "none")
+def only_noise(report: Measured, of: list[Use]) -> bool:
+    """Whether all methods that were compared for these uses add noise, and mixing is all that they were compared in."""
+    return of == [MIX] and all(one.noise for name, one in report.methods.items() if name != "none")
 
 
-def no_method(report: Measured) -> str:
-    """What of methods mixes no better: those without noise, where one that adds noise does."""
-    of = report.outcomes[MIXING]
-    noisy = any(of.better(name) for name, one in report.methods.items() if one.noise)
+def no_method(report: Measured, of: list[Use]) -> str:
+    """What of methods helps none of these uses: of mixing alone, those without noise, where one that adds noise helps."""
+    mixing = report.outcomes[MIXING]
+    noisy = of == [MIX] and any(mixing.better(name) for name, one in report.methods.items() if one.noise)
     return "no method without noise" if noisy else "no method"
 
 
@@ -199,9 +199,9 @@ def _idle(report: Measured, idle: str) -> str:
         return "both sides hold the same embeddings"
     if len(report.methods) == 1:
         return "no method was asked to close the gap"
-    chance = by_chance(*(report.outcomes[name] for use in uses(report) for name in use.outcomes))
-    if uses(report) == [MIX] and only_noise(report):
+    of = uses(report)
+    if only_noise(report, of):
         return f"{ONLY_NOISE}, and noise mixes any sides; compare others, such as realign"
-    none = no_method(report) if uses(report) == [MIX] else "no method"
-    none = f"{none} is better than doing nothing{chance} for {idle}"
+    chance = by_chance(*(report.outcomes[name] for use in of for name in use.outcomes))
+    none = f"{no_method(report, of)} is better than doing nothing{chance} for {idle}"
     return none if report.means.apart else f"there is no gap to close, and {none}"

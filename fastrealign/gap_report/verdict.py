@@ -27,8 +27,8 @@ def findings(report: Measured) -> list[str]:
     search, classes = report.search, report.classes
     full = percent(report.outcomes[MIXING].limit or 0.0)
     found = {
-        MIXING: f"{{}} of a row's 20 nearest neighbours are on the other side ({full} if the sides were fully mixed; more than "
-        "that around one side counts as missing)"
+        MIXING: f"{{}} of a row's 20 nearest neighbours are on the other side ({full} if the sides were fully mixed; more "
+        "around one side counts as missing)"
     }
     if classes:
         found[ACCURACY] = (
@@ -69,15 +69,15 @@ def headline(report: Measured) -> str:
     if len(report.methods) == 1:
         return gap
     helps: dict[str, list[str]] = {}
-    for use in uses(report):
+    of_uses = uses(report)
+    for use in of_uses:
         if (method := choice(report, use)) is not None:
             helps.setdefault(method, []).append(use.short)
     if not helps:
-        chance = by_chance(*(report.outcomes[name] for use in uses(report) for name in use.outcomes))
-        if uses(report) == [MIX] and only_noise(report):
+        if only_noise(report, of_uses):
             return f"{gap}; {ONLY_NOISE}"
-        none = no_method(report) if uses(report) == [MIX] else "no method"
-        return f"{gap}; {none} helps {listed([use.short for use in uses(report)], 'or')}{chance}"
+        chance = by_chance(*(report.outcomes[name] for use in of_uses for name in use.outcomes))
+        return f"{gap}; {no_method(report, of_uses)} helps {listed([use.short for use in of_uses], 'or')}{chance}"
     return f"{gap}; {listed([f'{name_of(name)} helps {listed(of)}' for name, of in helps.items()])}"
 
 
@@ -133,7 +133,8 @@ def plane_title(report: Measured) -> str:
         return before
     method = choice(report, MIX)
     if method is None:
-        return f"{before}; {ONLY_NOISE if only_noise(report) else f'{no_method(report)} mixes the sides better'}"
+        none = f"{no_method(report, [MIX])} mixes the sides better"
+        return f"{before}; {ONLY_NOISE if only_noise(report, [MIX]) else none}"
     return f"{before}, {percent(of.methods[method].value)} with {name_of(method)}"
 
 
